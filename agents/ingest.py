@@ -1,0 +1,261 @@
+"""`events` → user state: decode, group by user, absorb event by event, step the GRU; then `recommend` refreshes.
+
+A batch is processed in *rounds*: round r holds the r-th event of every user in the batch, so each round touches a user
+at most once and is computed for all of them at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from agents.embed_items import bury
+from agents.recommend import Recommend
+from streamer import telemetry
+from streamer.core.columns import EventColumns, rounds
+from streamer.core.event_types import EventTypes
+from streamer.core.events import Event, EventDecoder, Rejected
+from streamer.core.features import gap_feature, value_feature
+from streamer.core.hashing import item_hash
+from streamer.core.interests import Decay
+from streamer.core.state_records import user_of_key
+from streamer.core.user_state import Outcome, UserStates
+from streamer.serving.champion import Champion
+from streamer.serving.micro_batcher import MicroBatcher, Priority
+from streamer.transport.batch_producer import Outgoing
+from streamer.transport.consumer import Run
+from streamer.transport.pipeline import Delivery
+
+Reader = Callable[[bytes], bytes | None]
+
+cached_item_hash = functools.lru_cache(1 << 17)(item_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class StateOptions:
+    """window: events kept per user; grace_ms: how far behind the watermark an event still counts."""
+
+    window: int
+    grace_ms: int
+    decay: Decay
+
+
+@dataclass(slots=True)
+class DecodedRun:
+    """The good events of a run, and the letters to bury."""
+
+    topic: str
+    events: list[Event] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    record_times_ms: list[int] = field(default_factory=list)
+    text_at: list[int] = field(default_factory=list)
+    """Positions of the events that carry a text."""
+    text_content: np.ndarray | None = None
+    """(len(text_at), 384) f32"""
+    dead_letters: list[Outgoing] = field(default_factory=list)
+
+
+class Ingest:
+    """A `Processor` of event runs.
+
+    reader: partition → point lookup in that partition's table.
+    champion: what scores now; read once per batch, so a swap falls between batches.
+    """
+
+    def __init__(
+        self,
+        decoder: EventDecoder,
+        types: EventTypes,
+        options: StateOptions,
+        champion: Callable[[], Champion],
+        reader: Callable[[int], Reader],
+        batcher: MicroBatcher,
+        recommend: Recommend,
+    ) -> None:
+        self._decoder, self._types, self._options = decoder, types, options
+        self._champion, self._reader, self._batcher, self._recommend = champion, reader, batcher, recommend
+
+    # ------------------------------------------------------------------ on the event loop
+    async def prepare(self, run: Run) -> DecodedRun:
+        decoded = self.decode(run)
+        if decoded.text_at:
+            texts = [decoded.events[i].text or "" for i in decoded.text_at]
+            decoded.text_content = await self._batcher.encode(texts, Priority.EVENT)
+        return decoded
+
+    def decode(self, run: Run) -> DecodedRun:
+        """Split a run into good events and dead letters."""
+        decoded = DecodedRun(run.tp.topic)
+        partition, decode = run.tp.partition, self._decoder.decode
+        for record in run.records:
+            event = decode(record.value, record.key, partition, record.timestamp)
+            if isinstance(event, Rejected):
+                decoded.dead_letters.append(bury(record, event))
+                continue
+            if event.text and self._types.by_name[event.type].uses_text:
+                decoded.text_at.append(len(decoded.events))
+            decoded.events.append(event)
+            decoded.keys.append(record.key or b"")
+            decoded.offsets.append(record.offset)
+            decoded.record_times_ms.append(record.timestamp)
+        telemetry.EVENTS.labels("rejected").inc(len(decoded.dead_letters))
+        return decoded
+
+    # ------------------------------------------------------------------ in the executor
+    def compute(self, work: dict[int, list[DecodedRun]]) -> dict[int, Delivery]:
+        """Absorb the runs of several partitions at a time; a delivery per partition."""
+        started = time.perf_counter()
+        deliveries = {partition: Delivery() for partition in work}
+        for batch in Batch.join(work):
+            self._absorb(batch, deliveries)
+            telemetry.BATCH_EVENTS.observe(batch.size)
+        for partition, runs in work.items():
+            deliveries[partition].dead_letters = [letter for run in runs for letter in run.dead_letters]
+            deliveries[partition].on_published = lag_observer([t for run in runs for t in run.record_times_ms[:1]])
+        telemetry.BATCH_SECONDS.observe(time.perf_counter() - started)
+        return deliveries
+
+    def refresh(self, topic: str, partition: int, users: list[bytes]) -> Delivery:
+        """Outputs of stored users of a partition, without an event."""
+        delivery = Delivery()
+        batch = Batch(users=users, partitions=[partition] * len(users), topics={partition: topic})
+        champion = self._champion()
+        self._recommend.begin(champion, self._load(champion, batch), batch).finish({partition: delivery})
+        return delivery
+
+    def _load(self, champion: Champion, batch: Batch) -> UserStates:
+        o = self._options
+        return UserStates.load(
+            batch.users,
+            batch.reader(self._reader),
+            champion.model.hidden,
+            o.window,
+            self._types,
+            grace_ms=o.grace_ms,
+            decay=o.decay,
+        )
+
+    def _absorb(self, batch: Batch, deliveries: dict[int, Delivery]) -> None:
+        champion = self._champion()
+        states = self._load(champion, batch)
+        champion.rebuild_stale(states)
+        columns = EventColumns.from_events(
+            batch.events,
+            np.array(batch.user, np.int64),
+            np.array(batch.offsets, np.int64),
+            np.array(batch.record_times_ms, np.int64),
+            self._types,
+            champion.item_facts,
+            cached_item_hash,
+        )
+        text_vectors = self._text_vectors(champion, batch)
+        refresh = self._recommend.begin(champion, states, batch)
+        for rows in rounds(columns.user):
+            events = columns.take(rows)
+            outcome = self._round(champion, states, events, None if text_vectors is None else text_vectors[rows])
+            refresh.after_round(events, outcome)
+        refresh.finish(deliveries)
+        for user, group in zip(states.touched().tolist(), states.changes(), strict=True):
+            deliveries[batch.partitions[user]].groups.append(group)
+
+    def _round(
+        self, champion: Champion, states: UserStates, events: EventColumns, text_vectors: np.ndarray | None
+    ) -> np.ndarray:
+        """Absorb one event per user (n events of n users) and step their GRU states. Returns outcomes (n,) u8."""
+        heads, users = states.heads, events.user
+        gap = gap_feature(events.time, heads["last_time"][users])
+        outcome = states.absorb(users, events)
+        rows = np.flatnonzero(outcome == Outcome.APPLIED)
+        if rows.size:
+            who, item = users[rows], champion.event_vectors(events.item[rows])
+            if text_vectors is not None:
+                item = item + text_vectors[rows]
+            value = value_feature(events.value[rows], events.type[rows], self._types)
+            heads["gru"][who] = champion.step(heads["gru"][who], item, events.type[rows].astype(np.int64), gap[rows], value)
+            heads["model"][who] = champion.model.number
+        for code, count in enumerate(np.bincount(outcome, minlength=len(Outcome)).tolist()):
+            if count:
+                telemetry.EVENTS.labels(Outcome(code).name.lower()).inc(count)
+        return outcome
+
+    def _text_vectors(self, champion: Champion, batch: Batch) -> np.ndarray | None:
+        """(events, D) f32: tower of each event's text, zeros where there is none; None where no event has a text."""
+        if not batch.text_at:
+            return None
+        vectors = np.zeros((batch.size, champion.model.dim), np.float32)
+        vectors[batch.text_at] = champion.model.tower(np.concatenate(batch.text_content))[0]
+        return vectors
+
+
+@dataclass(slots=True)
+class Batch:
+    """Events of several partitions in one list; `user` indexes `users` (distinct) and `partitions`."""
+
+    users: list[bytes] = field(default_factory=list)
+    partitions: list[int] = field(default_factory=list)
+    topics: dict[int, str] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    user: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    record_times_ms: list[int] = field(default_factory=list)
+    text_at: list[int] = field(default_factory=list)
+    text_content: list[np.ndarray] = field(default_factory=list)
+    index: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.events)
+
+    @classmethod
+    def join(cls, work: dict[int, list[DecodedRun]]) -> list[Batch]:
+        """One batch; one per partition where a user is on several (possible only without an agreed partitioner)."""
+        batch = cls()
+        for partition, runs in work.items():
+            if not batch._add(partition, runs):
+                return [batch for partition, runs in work.items() for batch in cls.join({partition: runs})]
+        return [batch]
+
+    def _add(self, partition: int, runs: list[DecodedRun]) -> bool:
+        index, before = self.index, len(self.users)
+        for run in runs:
+            self.topics[partition] = run.topic
+            base = self.size
+            for key in run.keys:
+                number = index.setdefault(key, len(index))
+                if number == len(self.users):
+                    self.users.append(key)
+                    self.partitions.append(partition)
+                elif number < before:
+                    return False
+                self.user.append(number)
+            self.events += run.events
+            self.offsets += run.offsets
+            self.record_times_ms += run.record_times_ms
+            self.text_at += [base + i for i in run.text_at]
+            if run.text_content is not None:
+                self.text_content.append(run.text_content)
+        return True
+
+    def reader(self, of_partition: Callable[[int], Reader]) -> Reader:
+        """Point lookup that finds a key's partition by its user."""
+        readers = {partition: of_partition(partition) for partition in set(self.partitions)}
+        if len(readers) == 1:
+            return next(iter(readers.values()))
+        of_user = {user: readers[partition] for user, partition in zip(self.users, self.partitions, strict=True)}
+        return lambda key: of_user[user_of_key(key)](key)
+
+
+def lag_observer(record_times_ms: Sequence[int]) -> Callable[[], None]:
+    """Observes, when called, how long ago the oldest record of each run was written to Kafka."""
+
+    def observe() -> None:
+        now = time.time()
+        for recorded in record_times_ms:
+            telemetry.LAG_SECONDS.observe(max(0.0, now - recorded / 1000))
+
+    return observe

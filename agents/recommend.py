@@ -1,0 +1,143 @@
+"""User state → `profiles` and `recommendations`: one refresh per touched user and batch, or after every event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.core.columns import EventColumns
+from streamer.core.profile import profiles
+from streamer.core.protocol import Profile, Recommendations, Source, encode
+from streamer.core.ranking import Rows, because, exclusions, rank, recommendations
+from streamer.core.user_state import Outcome, UserStates
+from streamer.serving.champion import Champion
+from streamer.transport.batch_producer import Outgoing
+from streamer.transport.pipeline import Delivery
+
+if TYPE_CHECKING:
+    from agents.ingest import Batch
+
+RECENT = 32
+"""Past events among which the reason for a recommendation is sought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommend:
+    """How lists are made.
+
+    per_event: refresh after every event instead of once per batch. top_k: list length. exclude_seen: leave out what the
+    user has consumed.
+    """
+
+    profiles_topic: str
+    recommendations_topic: str
+    per_event: bool
+    top_k: int
+    exclude_seen: bool
+
+    def begin(self, champion: Champion, states: UserStates, batch: Batch) -> Refresh:
+        return Refresh(self, champion, states, batch)
+
+
+class Refresh:
+    """The refreshes of one batch: outputs in the order in which they must leave, per partition."""
+
+    def __init__(self, how: Recommend, champion: Champion, states: UserStates, batch: Batch) -> None:
+        self._how, self._champion, self._states, self._batch = how, champion, states, batch
+        self._pending = np.ones(len(batch.users), bool)
+        self._profiles: dict[int, list[Outgoing]] = {}
+        self._recommendations: dict[int, list[Outgoing]] = {}
+
+    def after_round(self, events: EventColumns, outcome: np.ndarray) -> None:
+        """events: one per user (n,); outcome (n,)."""
+        self._champion.count(events.take(np.flatnonzero(outcome == Outcome.APPLIED)))
+        if self._how.per_event:
+            fresh = events.user[outcome != Outcome.REPLAYED]
+            self._refresh(fresh)
+            self._pending[fresh] = False
+
+    def finish(self, deliveries: dict[int, Delivery]) -> None:
+        """Refresh who is left. A replayed event's user is too: the list may never have left."""
+        self._refresh(np.flatnonzero(self._pending))
+        for partition, records in self._profiles.items():
+            deliveries[partition].outputs[self._how.profiles_topic] = records
+        for partition, records in self._recommendations.items():
+            deliveries[partition].outputs[self._how.recommendations_topic] = records
+
+    def _refresh(self, users: Rows) -> None:
+        """Profiles and lists of users (n,), in this order."""
+        if not users.size:
+            return
+        ids = [self._batch.users[user].decode() for user in users]
+        sources = [self._source(user) for user in users.tolist()]
+        self._collect(self._profiles, users, self._profiles_of(users, ids, sources))
+        self._collect(self._recommendations, users, self._lists_of(users, ids, sources))
+
+    def _source(self, user: int) -> Source:
+        partition = self._batch.partitions[user]
+        return Source(self._batch.topics[partition], partition, int(self._states.heads["applied"][user]))
+
+    def _collect(
+        self, outputs: dict[int, list[Outgoing]], users: Rows, records: Sequence[Profile | Recommendations]
+    ) -> None:
+        for user, record in zip(users.tolist(), records, strict=True):
+            outputs.setdefault(self._batch.partitions[user], []).append(
+                Outgoing(self._batch.users[user], encode(record))
+            )
+
+    def _profiles_of(self, users: Rows, ids: list[str], sources: list[Source]) -> list[Profile]:
+        champion = self._champion
+        probabilities = champion.interests(self._states.heads["gru"][users])
+        return profiles(
+            self._states,
+            users,
+            ids,
+            sources,
+            model_version=champion.model.version,
+            tasks={task: (champion.model.heads[task], p) for task, p in probabilities.items()},
+            label_names=champion.catalogue.labels,
+            types=champion.types,
+        )
+
+    def _lists_of(self, users: Rows, ids: list[str], sources: list[Source]) -> list[Recommendations]:
+        champion, heads = self._champion, self._states.heads
+        scores, rows, usable = self._top_k(users)
+        reasons = because(self._recent(users), rows, champion.catalogue.vectors)
+        reasons[~usable] = -1
+        lists = recommendations(scores, rows, reasons, champion.catalogue.ids)
+        return [
+            Recommendations(name, version, revision, as_of, champion.model.version, strategy, items, source)
+            for name, version, revision, as_of, strategy, items, source in zip(
+                ids,
+                heads["version"][users].tolist(),
+                heads["revision"][users].tolist(),
+                heads["watermark"][users].tolist(),
+                ["model" if each else "popularity" for each in usable.tolist()],
+                lists,
+                sources,
+                strict=True,
+            )
+        ]
+
+    def _top_k(self, users: Rows) -> tuple[np.ndarray, Rows, np.ndarray]:
+        """Scores (n, k), rows (n, k; -1 = none left), and who (n,) has a usable history; the others get what is popular."""
+        champion, heads = self._champion, self._states.heads
+        excluded = np.empty((0, 2), np.int64)
+        if self._how.exclude_seen:
+            excluded = exclusions(*self._states.seen(users), champion.catalogue.rows)
+        usable = heads["usable"][users] > 0
+        scores, rows = champion.score(heads["gru"][users], excluded, self._how.top_k)
+        if not usable.all() and scores.shape[1]:
+            cold = np.flatnonzero(~usable)
+            theirs = np.isin(excluded[:, 0], cold)
+            renumbered = np.stack([np.searchsorted(cold, excluded[theirs, 0]), excluded[theirs, 1]], axis=1)
+            scores[cold], rows[cold] = champion.popular(len(cold), renumbered, scores.shape[1], heads["watermark"][users[cold]])
+        scores, rows, _ = rank(scores, rows)
+        return scores, rows, usable
+
+    def _recent(self, users: Rows) -> Rows:
+        """Catalogue rows (n, RECENT) of the users' last events, newest first; -1 where there is no vector."""
+        return self._champion.rows_with_vector(self._states.recent_items(users, RECENT))

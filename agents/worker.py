@@ -1,0 +1,229 @@
+"""Composition root of a worker: which agent listens to which topic, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import faust
+from faust.types import StreamT
+
+from agents.embed_items import EmbedItems
+from agents.follow_items import FollowItems
+from agents.ingest import DecodedRun, Ingest, StateOptions
+from agents.recommend import Recommend
+from agents.swap_model import SwapModel
+from streamer import telemetry
+from streamer.core.events import EventDecoder
+from streamer.core.interests import Decay
+from streamer.core.partitioner import Partitioner
+from streamer.core.popularity import Popularity
+from streamer.core.state_records import is_head_key, user_of_key
+from streamer.serving.catalogue import CatalogueSnapshot
+from streamer.serving.champion import Champion
+from streamer.serving.device import choose_device
+from streamer.serving.micro_batcher import MicroBatcher
+from streamer.serving.model import Model
+from streamer.serving.text_encoder import TextEncoder
+from streamer.settings import Settings
+from streamer.transport.app import BatchApp, state_folder
+from streamer.transport.batch_producer import BatchProducer
+from streamer.transport.changelog import Changelog
+from streamer.transport.fatal import FATAL_EXIT_CODE
+from streamer.transport.log_reader import LogFollower
+from streamer.transport.pipeline import Delivery, Pipeline, Processor
+from streamer.transport.state_store import BatchStore
+from streamer.transport.topics import TABLE, app_id
+
+P = TypeVar("P")
+
+log = logging.getLogger("headwater.worker")
+
+TABLE_GAUGES_EVERY_S = 10.0
+
+
+class Worker:
+    """One worker process: the Faust app, the followers of `models` and `item-vectors`, and the champion."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.executor = ThreadPoolExecutor(1, "compute")
+        self.loader = ThreadPoolExecutor(1, "loader")
+        self.device = choose_device(settings.device)
+        self.popularity = Popularity(int(settings.popularity_half_life_s * 1000))
+        self.champion: Champion | None = None
+        self.app = self._app()
+        self.table = self.app.users_table(TABLE, settings.partitions)
+        assert isinstance(self.table.data, BatchStore)
+        self.store = self.table.data
+
+    def _app(self) -> BatchApp:
+        s = self.settings
+        return BatchApp(
+            app_id(s),
+            broker=[f"kafka://{address}" for address in s.brokers.split(",")],
+            batch_topics=frozenset({s.topic("events"), s.topic("items")}),
+            run_records=s.max_batch_events,
+            producer=BatchProducer(bootstrap_servers=s.brokers, **s.kafka_options()),
+            on_begin=self._begin,
+            on_end=self._end,
+            datadir=str(s.state_dir),
+            tabledir=str(state_folder(s.state_dir)),
+            topic_partitions=s.partitions,
+            topic_replication_factor=s.replication_factor,
+            table_standby_replicas=s.standby_replicas,
+            broker_session_timeout=float(s.session_timeout_s),
+            broker_heartbeat_interval=min(1.0, s.session_timeout_s / 5),
+            broker_commit_interval=1.0,
+            broker_max_poll_records=2 * s.max_batch_events,
+            stream_buffer_maxsize=16,
+        )
+
+    def build(self) -> BatchApp:
+        """Wire agents, pipelines and table together; nothing is started."""
+        s, app = self.settings, self.app
+        self.swap = SwapModel(self.device, s.cache_dir, self.loader, self._on_champion)
+        self.texts = MicroBatcher(lambda texts: self.swap.serving_encoder().encode(texts))
+        self.items = FollowItems(self.loader, self._on_snapshot)
+        self.followers = [
+            LogFollower(s.brokers, s.topic("models"), self.swap.on_records, s.kafka_options()),
+            LogFollower(s.brokers, s.topic("item-vectors"), self.items.on_records, s.kafka_options()),
+        ]
+        app.pipelines = [self._events_pipeline(), self._items_pipeline()]
+        for topic, pipeline in zip(("events", "items"), app.pipelines, strict=True):
+            self._agent(topic, pipeline)
+        app.timer(TABLE_GAUGES_EVERY_S)(self._measure_table)
+        return app
+
+    async def _measure_table(self) -> None:
+        sizes = self.store.sizes()
+        telemetry.TABLE_BYTES.set(sum(size for size, _ in sizes))
+        telemetry.TABLE_USERS.set(sum(users for _, users in sizes))
+
+    def _agent(self, name: str, pipeline: Pipeline) -> None:
+        channel = self.app.topic(
+            self.settings.topic(name), key_type=bytes, value_type=bytes, value_serializer="raw", internal=False
+        )
+
+        async def agent(stream: StreamT[bytes]) -> None:
+            async for event in stream.noack().events():
+                await pipeline.handle(event, self.app.consumer)
+
+        self.app.agent(channel, name=f"headwater.{name}")(agent)
+
+    def _events_pipeline(self) -> Pipeline[DecodedRun]:
+        s, store = self.settings, self.store
+        options = StateOptions(
+            window=s.window,
+            grace_ms=int(s.grace_s * 1000),
+            decay=Decay(int(s.interest_half_life_short_s * 1000), int(s.interest_half_life_long_s * 1000)),
+        )
+        recommend = Recommend(
+            profiles_topic=s.topic("profiles"),
+            recommendations_topic=s.topic("recommendations"),
+            per_event=s.refresh == "event",
+            top_k=s.top_k,
+            exclude_seen=s.exclude_seen,
+        )
+        partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)
+        self.ingest = Ingest(
+            EventDecoder(s.event_types, partitioner, s.partitions),
+            s.event_types,
+            options,
+            self._current,
+            store.reader,
+            self.texts,
+            recommend,
+        )
+        changelog = Changelog(
+            self.table.changelog_topic.get_topic_name(),
+            store,
+            self.app.batch_producer,
+            bootstrap_servers=s.brokers,
+            **s.kafka_options(),
+        )
+        changelog.republish = self._republish
+        self.app.changelog = changelog
+        return self._pipeline(self.ingest, store=store, changelog=changelog)
+
+    def _items_pipeline(self) -> Pipeline[Delivery]:
+        embed = EmbedItems(self.settings.topic("item-vectors"), self.texts, self.swap.serving_encoder)
+        return self._pipeline(embed)
+
+    def _pipeline(self, processor: Processor[P], **table: Any) -> Pipeline[P]:
+        return Pipeline(
+            processor,
+            producer=self.app.batch_producer,
+            executor=self.executor,
+            die=self.app.die,
+            dead_letter_topic=self.settings.topic("dead-letters"),
+            depth=self.settings.pipeline_depth,
+            max_batch_records=self.settings.max_batch_events,
+            **table,
+        )
+
+    # ------------------------------------------------------------------ life
+    async def _begin(self) -> None:
+        """Before anything is consumed: read `models` and `item-vectors` to their ends, and have a champion."""
+        for follower in self.followers:
+            await follower.start()
+        for follower in self.followers:
+            await follower.caught_up()
+        while not self.swap.has_champion.is_set() and not self.app.should_stop:
+            log.warning("no champion on %s yet: waiting; release one with `headwater release URI`", self.settings.topic("models"))
+            await self.app.wait_for_stopped(self.swap.has_champion, timeout=10.0)
+        if self.swap.model is not None:
+            await self.items.bind(self.swap.model)
+            await self.items.start()
+
+    async def _end(self) -> None:
+        await self.items.stop()
+        await self.texts.close()
+        for follower in self.followers:
+            await follower.stop()
+        self.executor.shutdown(wait=False)
+        self.loader.shutdown(wait=False)
+
+    # ------------------------------------------------------------------ the champion
+    def _current(self) -> Champion:
+        assert self.champion is not None, "consuming starts after the first champion"
+        return self.champion
+
+    def _on_champion(self, model: Model, encoder: TextEncoder) -> None:
+        self.items.rebind(model)
+
+    def _on_snapshot(self, model: Model, catalogue: CatalogueSnapshot) -> None:
+        self.champion = Champion(model, catalogue, self.popularity, self.settings.event_types)
+
+    async def _republish(self, partition: int, keys: list[bytes]) -> None:
+        """Send the outputs of these table keys again: a zombie's older ones went out after ours."""
+        users = sorted({user_of_key(key) for key in keys if is_head_key(key)})
+        loop = asyncio.get_running_loop()
+        delivery = await loop.run_in_executor(
+            self.executor, self.ingest.refresh, self.settings.topic("events"), partition, users
+        )
+        for topic, records in delivery.outputs.items():
+            await self.app.batch_producer.send(topic, partition, [[record] for record in records])
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until it is stopped by a signal. Returns the exit code; 70 after a crash (nothing was acknowledged)."""
+    telemetry.serve(settings)
+    worker = Worker(settings)
+    app = worker.build()
+    process = faust.Worker(
+        app,
+        loglevel=settings.log_level,
+        quiet=True,
+        override_logging=False,
+        redirect_stdouts=False,
+        workdir=".",
+    )
+    try:
+        process.execute_from_commandline()
+    except SystemExit as exit_:
+        code = exit_.code
+        return FATAL_EXIT_CODE if app.fatal is not None else int(code or 0)
+    return 0

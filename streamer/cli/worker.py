@@ -1,0 +1,23 @@
+"""`headwater worker`: one worker process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from streamer import telemetry
+from streamer.settings import Settings
+
+log = logging.getLogger("headwater.worker")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A worker has settings, no arguments."""
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    from agents import worker
+
+    telemetry.log_to_stderr(settings)
+    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
+    return worker.run(settings)

@@ -1,0 +1,107 @@
+"""From scores to recommendations: what is excluded, in which order, and because of what.
+
+Axes: n users, k recommendations, N rows of the catalogue (sorted by item id, so a lower row is a lower id), D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core.protocol import Recommendation
+
+Rows = NDArray[np.int64]
+RowLookup = Callable[[NDArray[np.uint64]], Rows]
+"""Catalogue rows of item hashes, -1 for unknown ones; any shape."""
+
+_BLOCK = 64
+"""Users whose vectors are gathered at a time: what is gathered stays in the processor's cache."""
+
+
+def exclusions(positions: Rows, hashes: NDArray[np.uint64], rows_of: RowLookup) -> Rows:
+    """Pairs (M, 2) of (user, catalogue row) of what the users (m,) have seen, m >= M: unknown items have no row."""
+    rows = rows_of(hashes)
+    known = np.flatnonzero(rows >= 0)
+    return np.stack([positions[known], rows[known]], axis=1)
+
+
+def rank(scores: NDArray[np.float32], rows: Rows) -> tuple[NDArray[np.float32], Rows, Rows]:
+    """Sort each user's candidates (n, k) by falling score, ties by rising row: scores, rows and lengths (n,).
+
+    What scores -inf (excluded, withdrawn, unavailable) comes last, as row -1, and is not counted in the lengths.
+    """
+    order = np.lexsort((rows, -scores), axis=-1)
+    scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    dropped = np.isneginf(scores)
+    return scores, np.where(dropped, -1, rows), (~dropped).sum(axis=1)
+
+
+def because(recent: Rows, recommended: Rows, vectors: NDArray[np.float32]) -> Rows:
+    """The past item that supports each recommendation most: rows (n, k), -1 where there is none.
+
+    Of `recent` (n, R), catalogue rows of the user's last events, newest first (-1 = none), it is the one whose vector
+    (of `vectors` (N, D)) has the highest dot product with that of `recommended` (n, k) (-1 = none); the newer of equals.
+    An item is no reason for itself.
+    """
+    if not len(vectors) or not recent.size or not recommended.size:
+        return np.full(recommended.shape, -1, np.int64)
+    best = np.empty(recommended.shape, np.int64)
+    gathered = np.empty((_BLOCK, recent.shape[1], vectors.shape[1]), vectors.dtype)
+    for start in range(0, len(recent), _BLOCK):
+        past, wanted = recent[start : start + _BLOCK], recommended[start : start + _BLOCK]
+        past_vectors = np.take(vectors, past, axis=0, out=gathered[: len(past)], mode="clip")
+        support = vectors[wanted] @ past_vectors.swapaxes(1, 2)
+        support += np.where(past < 0, np.float32(-np.inf), np.float32(0))[:, None, :]
+        same = past[:, None, :] == wanted[:, :, None]
+        if same.any():
+            support[same] = -np.inf
+        choice = support.argmax(axis=2)
+        none = np.isneginf(np.take_along_axis(support, choice[:, :, None], 2)[:, :, 0])
+        none |= wanted < 0
+        best[start : start + _BLOCK] = np.where(none, -1, np.take_along_axis(past, choice, 1))
+    return best
+
+
+def popular(
+    popularity: NDArray[np.float32], recommendable: NDArray[np.bool_], n: int, excluded: Rows, k: int
+) -> tuple[NDArray[np.float32], Rows]:
+    """The most popular items for n users without history: scores (n, k) and rows (n, k), -inf and -1 where there are none.
+
+    `popularity`, `recommendable` (N,): of the catalogue's rows; `excluded` (M, 2): pairs of (user, row). Ties by rising row.
+    """
+    scores, rows = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)
+    # No user can lose more candidates than pairs name it.
+    spare = int(np.bincount(excluded[:, 0], minlength=1).max()) if len(excluded) else 0
+    candidates = np.flatnonzero(recommendable)
+    candidates = candidates[np.argsort(-popularity[candidates], kind="stable")][: k + spare]
+    if not len(candidates):
+        return scores, rows
+    place = np.full(len(popularity), -1, np.int64)
+    place[candidates] = np.arange(len(candidates))
+    taken = np.zeros((n, len(candidates)), np.bool_)
+    hit = place[excluded[:, 1]] >= 0
+    taken[excluded[hit, 0], place[excluded[hit, 1]]] = True
+    order = np.argsort(taken, axis=1, kind="stable")[:, :k]
+    free = ~np.take_along_axis(taken, order, 1)
+    width = order.shape[1]
+    rows[:, :width] = np.where(free, candidates[order], -1)
+    scores[:, :width] = np.where(free, popularity[candidates[order]], -np.inf)
+    return scores, rows
+
+
+def recommendations(
+    scores: NDArray[np.float32], rows: Rows, reasons: Rows | None, ids: Sequence[str]
+) -> list[list[Recommendation]]:
+    """Protocol values of each user's ranked candidates (n, k), without those of row -1; scores to six decimals."""
+    kept = rows >= 0
+    names = [ids[row] for row in rows[kept].tolist()]
+    rounded = scores[kept].astype(np.float64).round(6).tolist()
+    if reasons is None:
+        flat = list(map(Recommendation, names, rounded))
+    else:
+        because_ids = [ids[row] if row >= 0 else None for row in reasons[kept].tolist()]
+        flat = list(map(Recommendation, names, rounded, because_ids))
+    ends = np.cumsum(kept.sum(axis=1)).tolist()
+    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,71 @@
+"""Seen chunks: what a user consumed before the behaviour window, so that it stays excluded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core.state_records import CHUNK_HASHES, CHUNK_PREFIXES, CHUNK_RING, decode_chunks, encode_chunk
+from streamer.core.window import Read, Rows
+
+_CHUNK_BYTES = 8 * CHUNK_HASHES
+_COUNT_LIMIT = 1 << 16
+
+
+class SeenChunks:
+    """Chunks of the batch's users (by row); `counts` (U,) u2 is the field of the heads, changed in place.
+
+    A user has at most 64 chunks of 128 hashes, all distinct; the 8,193rd makes the oldest chunk go. Few users of a batch
+    have any, so they are kept as packed bytes by user.
+    """
+
+    def __init__(self, counts: NDArray[np.uint16], keys: Sequence[bytes], read: Read) -> None:
+        self._counts, self._keys = counts, keys
+        self._chunks: dict[int, list[bytes]] = {}
+        self._dirty: dict[int, dict[int, int]] = {}
+        rows = np.flatnonzero(counts)
+        stored = [CHUNK_PREFIXES[:n] for n in counts[rows].tolist()]
+        pairs = zip(rows.tolist(), stored, strict=True)
+        chunks = iter(
+            decode_chunks([read(prefix + keys[row]) for row, prefixes in pairs for prefix in prefixes])
+        )
+        for row, prefixes in zip(rows.tolist(), stored, strict=True):
+            self._chunks[row] = [next(chunks) for _ in prefixes]
+
+    def add(self, row: int, hashes: Iterable[int], offset: int) -> None:
+        """Remember the user's consumed items (in order), which left the window by the event at source offset `offset`."""
+        distinct = np.fromiter(dict.fromkeys(hashes), np.uint64)
+        chunks = self._chunks.setdefault(row, [])
+        known = np.frombuffer(b"".join(chunks), "<u8")
+        new = distinct[~(distinct[:, None] == known).any(axis=1)].astype("<u8").tobytes()
+        while new:
+            count = int(self._counts[row])
+            last = (count - 1) % CHUNK_RING
+            if count == 0 or len(chunks[last]) == _CHUNK_BYTES:
+                last = count % CHUNK_RING
+                chunks[last : last + 1] = [b""]
+                # The count stands still modulo the ring when its 16 bits are used up.
+                self._counts[row] = count + 1 if count + 1 < _COUNT_LIMIT else CHUNK_RING
+            room = _CHUNK_BYTES - len(chunks[last])
+            chunks[last] += new[:room]
+            new = new[room:]
+            self._dirty.setdefault(row, {})[last] = offset
+
+    def items(self, users: Rows) -> tuple[Rows, NDArray[np.uint64]]:
+        """Positions in `users` (m,) and item hashes (m,) of everything in their chunks."""
+        if not self._chunks:
+            return np.zeros(0, np.int64), np.zeros(0, np.uint64)
+        packed = [b"".join(self._chunks.get(row, ())) for row in users.tolist()]
+        lengths = np.fromiter(map(len, packed), np.int64, len(packed))
+        hashes = np.frombuffer(b"".join(packed), "<u8").astype(np.uint64)
+        return np.repeat(np.arange(len(packed)), lengths // 8), hashes
+
+    def take_changes(self, row: int) -> list[tuple[bytes, bytes]]:
+        """(key, value) of the user's chunks that changed since the last call."""
+        changed = self._dirty.pop(row, {})
+        return [
+            (CHUNK_PREFIXES[index] + self._keys[row], encode_chunk(self._chunks[row][index], offset))
+            for index, offset in sorted(changed.items())
+        ]

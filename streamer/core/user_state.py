@@ -1,0 +1,227 @@
+"""The states of a batch of users, as arrays: load them, absorb events, take what changed.
+
+One event per user and call (a *round*, see columns.rounds), so every step is one array operation over the round's users and
+each user's events are still applied one by one in their order. How a history is cut into batches therefore leaves no trace
+in the records, and an offset that was applied before changes nothing.
+
+Axes: U users of the batch, n users of a round or a question, given as rows into the batch.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core import interests
+from streamer.core.columns import EventColumns
+from streamer.core.event_types import EventTypes
+from streamer.core.interests import Decay
+from streamer.core.rolling_counts import RollingCounts
+from streamer.core.seen import SeenChunks
+from streamer.core.state_records import ENTRY, applied, decode_heads, head_key, segment_slots
+from streamer.core.window import BehaviourWindows, Read, Rows
+
+__all__ = ["ENTRY", "Outcome", "UserStates", "applied", "head_key"]
+
+HOUR_MS = 3_600_000
+
+
+class Outcome(enum.IntEnum):
+    """What became of an event."""
+
+    APPLIED = 0
+    REPLAYED = 1
+    """Its offset was applied before: nothing changed."""
+    LATE = 2
+    """Behind the user's watermark by more than the grace: counted, kept out."""
+    DUPLICATE = 3
+    """Its event id is in the user's window: counted, kept out."""
+
+
+class UserStates:
+    """States of U users; `heads` (U,) is a structured array of core.state_records.head_dtype.
+
+    Its GRU fields (`gru`, `model`, `rebuilt`) are the caller's to write, everything else changes through the methods.
+    """
+
+    def __init__(
+        self,
+        heads: NDArray[np.void],
+        counts: RollingCounts,
+        windows: BehaviourWindows,
+        seen: SeenChunks | None,
+        keys: Sequence[bytes],
+        types: EventTypes,
+        grace_ms: int,
+        decay: Decay,
+    ) -> None:
+        """Use `load`."""
+        self.heads, self.windows = heads, windows
+        self._counts, self._seen, self._keys = counts, seen, keys
+        self._grace_ms, self._decay = grace_ms, decay
+        self._touched = np.zeros(len(heads), np.bool_)
+        self._weight, self._consumes = np.zeros(32, np.float32), np.zeros(32, np.bool_)
+        for each in types:
+            self._weight[each.code], self._consumes[each.code] = each.weight, each.consumes
+        self._remember_fallen()
+
+    @classmethod
+    def load(
+        cls,
+        keys: Sequence[bytes],
+        read: Read,
+        hidden: int,
+        window: int,
+        types: EventTypes,
+        *,
+        grace_ms: int = HOUR_MS,
+        decay: Decay | None = None,
+        with_seen: bool = True,
+    ) -> UserStates:
+        """States of the users `keys` (distinct), out of the table's `read`; users without a head start afresh.
+
+        `hidden`: size of the GRU state; heads of another size lose theirs (model 0). `window`: events to keep (W); a window
+        stored under another length is fitted. Without `with_seen` seen chunks are neither read nor written.
+        Raises UnknownSchema for a record of another version, StateError for a damaged or missing one.
+        """
+        heads, tails = decode_heads([read(head_key(key)) for key in keys], hidden, segment_slots(window))
+        return cls(
+            heads,
+            RollingCounts(tails, heads["watermark"]),
+            BehaviourWindows(heads, keys, read, window),
+            SeenChunks(heads["chunks"], keys, read) if with_seen else None,
+            keys,
+            types,
+            grace_ms,
+            decay or Decay(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def absorb(self, users: Rows, events: EventColumns) -> NDArray[np.uint8]:
+        """One event for each of `users` (n,), which are distinct; `events` has n rows. Returns Outcome codes (n,)."""
+        heads = self.heads
+        outcome = self._judge(users, events)
+        fresh = outcome != Outcome.REPLAYED
+        if not fresh.all():
+            users_fresh = users[fresh]
+            heads["applied"][users_fresh] = events.offset[fresh]
+            self._touched[users_fresh] = True
+        else:
+            heads["applied"][users] = events.offset
+            self._touched[users] = True
+        accepted = outcome == Outcome.APPLIED
+        if accepted.all():
+            self._apply(users, events)
+        else:
+            heads["late"][users[outcome == Outcome.LATE]] += 1
+            heads["duplicates"][users[outcome == Outcome.DUPLICATE]] += 1
+            rows = np.flatnonzero(accepted)
+            if rows.size:
+                self._apply(users[rows], events.take(rows))
+        return outcome
+
+    def _judge(self, users: Rows, events: EventColumns) -> NDArray[np.uint8]:
+        """Outcomes (n,), the first that holds: replayed, late, duplicate, applied."""
+        outcome = np.where(
+            self.windows.contains(users, events.event), np.uint8(Outcome.DUPLICATE), np.uint8(Outcome.APPLIED)
+        )
+        outcome[events.time < self.heads["watermark"][users] - self._grace_ms] = Outcome.LATE
+        outcome[events.offset <= self.heads["applied"][users]] = Outcome.REPLAYED
+        return outcome
+
+    def _apply(self, users: Rows, events: EventColumns) -> None:
+        heads = self.heads
+        entries = np.empty(len(users), ENTRY)
+        entries["item"], entries["time"], entries["type"] = events.item, events.time, events.type
+        entries["value"], entries["event"] = events.value, events.event
+        self.windows.push(users, entries, events.offset)
+        self._remember_fallen()
+        heads["last_time"][users] = events.time
+        heads["watermark"][users] = np.maximum(heads["watermark"][users], events.time)
+        heads["version"][users] += 1
+        heads["usable"][users] += events.known
+        self._counts.add(users, events.time, events.type)
+        labelled = np.flatnonzero(events.labels.any(axis=1))
+        if labelled.size:
+            rows = users[labelled]
+            heads["interests"][rows], heads["interests_time"][rows] = interests.add(
+                heads["interests"][rows],
+                heads["interests_time"][rows],
+                events.time[labelled],
+                events.labels[labelled],
+                self._weight[events.type[labelled]],
+                self._decay,
+            )
+
+    def _remember_fallen(self) -> None:
+        """What was consumed in segments that left the window goes to the seen chunks."""
+        if self._seen is not None:
+            for user, entries in self.windows.fallen:
+                consumed = entries["item"][self._consumes[entries["type"]]].tolist()
+                self._seen.add(user, filter(None, consumed), int(self.heads["applied"][user]))
+        self.windows.fallen.clear()
+
+    def revise(self, users: Rows) -> None:
+        """Raise the revision of `users` (n,): a refresh without a new event."""
+        self.heads["revision"][users] += 1
+        self._touched[users] = True
+
+    def touch(self, users: Rows) -> None:
+        """Have the heads of `users` (n,) written: their GRU fields were changed."""
+        self._touched[users] = True
+
+    def touched(self) -> Rows:
+        """Users with something to write, ascending: those of the next `changes`."""
+        return np.flatnonzero(self._touched)
+
+    def changes(self) -> list[list[tuple[bytes, bytes]]]:
+        """(key, value) records of each of `touched()`, segments and chunks first, the head last; nobody is touched then."""
+        users = self.touched()
+        size = self.heads.dtype.itemsize
+        fixed = self.heads.view(np.uint8).data
+        before = self.windows.take_changes(users)
+        changes = []
+        for user, tail in zip(users.tolist(), self._counts.tails(users), strict=True):
+            records = before.get(user, [])
+            if self._seen is not None:
+                records += self._seen.take_changes(user)
+            head = b"".join((fixed[user * size : (user + 1) * size], tail))
+            records.append((head_key(self._keys[user]), head))
+            changes.append(records)
+        self._touched[users] = False
+        return changes
+
+    def window_entries(self, users: Rows) -> tuple[NDArray[np.void], Rows]:
+        """The windows of `users` (n,): ENTRY (n, W), oldest first, left-aligned, zeros after them; their lengths (n,)."""
+        return self.windows.entries(users)
+
+    def recent_items(self, users: Rows, last: int = 32) -> NDArray[np.uint64]:
+        """Item hashes (n, last) of the last applied events of `users` (n,), newest first; 0 = no item, or no event."""
+        return self.windows.recent_items(users, last)
+
+    def activity(self, users: Rows) -> NDArray[np.int64]:
+        """Events (n, 3, 32) per window of rolling_counts.LEVELS and type code, up to each user's watermark."""
+        return self._counts.activity(users)
+
+    def interests(self, users: Rows) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]:
+        """Category hashes (0 = free slot), short and long weights, each (n, 12), as of each user's watermark."""
+        heads = self.heads
+        return interests.decayed(
+            heads["interests"][users], heads["interests_time"][users], heads["watermark"][users], self._decay
+        )
+
+    def seen(self, users: Rows) -> tuple[Rows, NDArray[np.uint64]]:
+        """Items that `users` (n,) consumed, within the window and before: positions in `users` (m,), item hashes (m,).
+
+        In no order, and an item consumed twice may come twice. Without seen chunks only the window's.
+        """
+        positions, hashes = self.windows.items(users, self._consumes)
+        if self._seen is None:
+            return positions, hashes
+        old_positions, old_hashes = self._seen.items(users)
+        return np.concatenate([positions, old_positions]), np.concatenate([hashes, old_hashes])

@@ -1,0 +1,128 @@
+"""What scores right now: one model version bound to one catalogue snapshot, replaced as a whole between batches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer import telemetry
+from streamer.core import ranking
+from streamer.core.columns import EventColumns, ItemFacts
+from streamer.core.event_types import EventTypes
+from streamer.core.features import gap_feature, value_feature
+from streamer.core.popularity import Popularity
+from streamer.core.user_state import UserStates
+from streamer.serving.catalogue import CatalogueSnapshot
+from streamer.serving.model import F32, I64, Model
+
+PRIOR_EVENTS = 1.0
+"""How many streamed events all of training's popularity together is worth."""
+
+
+class Timed:
+    """Observes the seconds of a `with` block under a graph's name."""
+
+    def __init__(self, graph: str) -> None:
+        self._seconds = telemetry.INFERENCE_SECONDS.labels(graph)
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._seconds.observe(time.perf_counter() - self._start)
+
+
+@dataclass(frozen=True, eq=False)
+class Champion:
+    """Not changed after it is made, but for `popularity`, which lives on from champion to champion."""
+
+    model: Model
+    catalogue: CatalogueSnapshot
+    popularity: Popularity
+    types: EventTypes
+
+    # ------------------------------------------------------------------ items
+    def rows_with_vector(self, hashes: NDArray[np.uint64]) -> I64:
+        """Catalogue rows of item hashes (any shape); -1 for 'no item', unknown items and items without a vector."""
+        rows = self.catalogue.rows(hashes.ravel()).reshape(hashes.shape)
+        return np.where((rows >= 0) & self.catalogue.has_vector[rows], rows, -1) if len(self.catalogue.ids) else rows
+
+    def item_facts(self, hashes: NDArray[np.uint64]) -> ItemFacts:
+        """What `EventColumns` needs to know of items (n,): has it a vector (n,), its categories (n, 6)."""
+        known = self.rows_with_vector(hashes) >= 0
+        if not len(self.catalogue.ids):
+            return known, np.zeros((len(hashes), 6), np.uint32)
+        rows = self.catalogue.rows(hashes)
+        return known, np.where(rows[:, None] >= 0, self.catalogue.categories[rows], np.uint32(0))
+
+    def event_vectors(self, hashes: NDArray[np.uint64]) -> F32:
+        """(...) item hashes → (..., D): the item's vector, the model's `unknown` where it has none, zeros for 'no item'."""
+        rows = self.rows_with_vector(hashes)
+        vectors = np.empty((*hashes.shape, self.model.dim), np.float32)
+        vectors[...] = self.model.unknown
+        found = rows >= 0
+        vectors[found] = self.catalogue.vectors[rows[found]]
+        vectors[hashes == 0] = 0.0
+        return vectors
+
+    # ------------------------------------------------------------------ users
+    def step(self, state: F32, item: F32, type_code: I64, gap: F32, value: F32) -> F32:
+        with Timed("gru_step"):
+            return self.model.step(state, item, type_code, gap, value)
+
+    def score(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
+        with Timed("scorer"):
+            return self.model.score(state, self.catalogue.vectors, self.catalogue.bias, excluded, k)
+
+    def interests(self, state: F32) -> dict[str, F32]:
+        with Timed("heads"):
+            return self.model.interests(state)
+
+    def rebuild_stale(self, states: UserStates) -> None:
+        """Recompute from the stored window the GRU state of users whose state another model computed.
+
+        The head then holds the version it was rebuilt at, so that an offline recomputation knows where to start. Texts
+        are not in the window: a search or review counts there by its item and type only.
+        """
+        heads = states.heads
+        stale = np.flatnonzero((heads["model"] != self.model.number) & (heads["version"] > 0))
+        if not stale.size:
+            return
+        entries, lengths = states.window_entries(stale)
+        before = np.concatenate([np.full((len(stale), 1), -1), entries["time"][:, :-1]], axis=1)
+        item = self.event_vectors(entries["item"])
+        gap = gap_feature(entries["time"], before)
+        value = value_feature(entries["value"].ravel(), entries["type"].ravel(), self.types).reshape(gap.shape)
+        with Timed("gru_replay"):
+            heads["gru"][stale] = self.model.replay(item, entries["type"].astype(np.int64), gap, value, lengths)
+        heads["rebuilt"][stale] = heads["version"][stale]
+        heads["model"][stale] = self.model.number
+
+    # ------------------------------------------------------------------ what is popular
+    def count(self, events: EventColumns) -> None:
+        """Count the items of applied events, with the weights of their types, at their own time."""
+        if len(events):
+            weights = np.zeros(32, np.float32)
+            for each in self.types:
+                weights[each.code] = each.weight
+            self.popularity.add(events.item, weights[events.type], int(events.time.max()))
+
+    @cached_property
+    def _prior(self) -> F32:
+        """(N,) shares of the training events, small: they order what the stream has not counted yet."""
+        prior = np.zeros(len(self.catalogue.ids), np.float32)
+        rows = self.catalogue.rows(self.model.item_hashes)
+        prior[rows] = PRIOR_EVENTS * self.model.popularity / max(float(self.model.popularity.sum()), 1.0)
+        return prior
+
+    def popular(self, n: int, excluded: I64, k: int, as_of_ms: NDArray[np.int64]) -> tuple[F32, I64]:
+        """Decayed popularity for n users without a usable history: scores (n, k), rows (n, k)."""
+        counts = self.popularity.scores(self.catalogue.hashes, int(as_of_ms.max())) + self._prior
+        return ranking.popular(counts, np.isfinite(self.catalogue.bias), n, excluded, k)

@@ -1,0 +1,101 @@
+"""onnxruntime sessions as Headwater wants them: one thread, no spinning, one small memory arena for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+import onnxruntime as ort
+
+from streamer.core.manifest import Tensor, TensorSpecs
+from streamer.errors import ArtefactError, DeviceUnavailable
+from streamer.serving.device import Device, OnnxErrors
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+
+_arena_lock = threading.Lock()
+_arena_made = False
+
+
+class Session:
+    """An open ONNX file. `run` releases the GIL and may be called from several threads at once."""
+
+    def __init__(self, session: ort.InferenceSession, device: Device) -> None:
+        self._session = session
+        self.device = device
+        self.tensors = TensorSpecs(
+            {a.name: _tensor(a.type, a.shape) for a in session.get_inputs()},
+            {a.name: _tensor(a.type, a.shape) for a in session.get_outputs()},
+        )
+        self.outputs = tuple(self.tensors.outputs)
+
+    def run(self, feeds: Mapping[str, Array | ort.OrtValue]) -> list[Array]:
+        """Outputs in the order of `outputs`. Contiguous inputs are read in place; outputs are new arrays."""
+        if self.device.kind == "cpu":
+            return self._session.run(None, feeds)  # type: ignore[no-any-return]
+        return [v.numpy() for v in self._session.run_with_ort_values(None, _on_host(feeds))]
+
+
+def open_session(path: Path, device: Device) -> Session:
+    """Open an ONNX file; raises ArtefactError if it is none, DeviceUnavailable if CUDA was asked for and not taken."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; warnings are about the graph's optimisation
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    _make_arena()
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device.kind == "cuda":
+        # TF32 would cost three digits. Without "strict", what CUDA has no kernel for runs on the CPU.
+        providers = [
+            ("CUDAExecutionProvider", {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
+        ]
+        if device.strict:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        else:
+            providers.append("CPUExecutionProvider")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except OnnxErrors as error:
+        line = " ".join(str(error).split())[:500]
+        if device.strict:
+            raise DeviceUnavailable(f"{path.name} cannot run on CUDA alone: {line}") from error
+        raise ArtefactError(f"{path.name} cannot be opened: {line}") from error
+    if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise DeviceUnavailable(
+            f"{path.name}: onnxruntime fell back to {session.get_providers()}; is cuDNN 9 installed?"
+        )
+    return Session(session, device)
+
+
+def _make_arena() -> None:
+    """One CPU arena for all sessions that grows by what is asked, not by doubling; made once per process."""
+    global _arena_made
+    with _arena_lock:
+        if not _arena_made:
+            memory = ort.OrtMemoryInfo(
+                "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+            )
+            # (max_mem 0 = no bound, extend strategy 1 = same as requested, then defaults)
+            with contextlib.suppress(RuntimeError):  # another library registered one first
+                ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, 1, -1, -1))
+            _arena_made = True
+
+
+def _tensor(dtype: str, shape: list[int | str | None]) -> Tensor:
+    return _DTYPES.get(dtype, dtype), ["?" if d is None else d for d in shape]
+
+
+def _on_host(feeds: Mapping[str, Array | ort.OrtValue]) -> dict[str, ort.OrtValue]:
+    return {
+        name: value if isinstance(value, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(value)
+        for name, value in feeds.items()
+    }

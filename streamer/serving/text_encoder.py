@@ -1,0 +1,92 @@
+"""Texts to content vectors: the artefact's tokenizer and its BERT encoder (mean-pooled, L2-normalised).
+
+Sentence-BERT: Reimers & Gurevych 2019, arXiv:1908.10084.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from streamer.core.manifest import CONTENT_DIM, check_tensors, contract_tensors, encoder_digest
+from streamer.errors import ArtefactError
+from streamer.serving.artefact import read_manifest, sha256_of, verify_files
+from streamer.serving.device import CPU, Device
+from streamer.serving.parity import PARITY, check_pairs, read_pairs
+from streamer.serving.session import Session, open_session
+
+F32 = npt.NDArray[np.float32]
+
+ENCODER, TOKENIZER = "encoder.onnx", "tokenizer.json"
+MAX_TOKENS = 128
+"""Tokens of a text that are read, [CLS] and [SEP] included; tokenizer.json truncates."""
+TOKENS_PER_RUN = 1024
+"""Padded tokens (B × T) per run on the CPU: more only costs memory there."""
+MAX_CHARACTERS = 4096
+"""Characters that reach the tokenizer; 128 tokens of real text are fewer."""
+
+
+class TextEncoder:
+    """`encode` blocks (about 2 to 10 ms a sentence): call it off the event loop, best through a MicroBatcher."""
+
+    def __init__(self, session: Session, tokenizer: Tokenizer, digest: str) -> None:
+        self._session, self._tokenizer = session, tokenizer
+        self.digest = digest
+        """16 hex digits; goes with every content vector."""
+        self._tokens_per_run = TOKENS_PER_RUN if session.device.kind == "cpu" else 32 * TOKENS_PER_RUN
+
+    @classmethod
+    def load(cls, path: Path, device: Device = CPU) -> TextEncoder:
+        """The encoder of the artefact at `path`; raises ArtefactError subclasses as Model.load does."""
+        manifest = read_manifest(path)
+        verify_files(path, manifest, (ENCODER, TOKENIZER, PARITY))
+        if (digest := encoder_digest(manifest.files[ENCODER], manifest.files[TOKENIZER])) != manifest.encoder:
+            raise ArtefactError(
+                f"the manifest names encoder {manifest.encoder}, its files are encoder {digest}"
+            )
+        return cls.open(path, device)
+
+    @classmethod
+    def open(cls, path: Path, device: Device = CPU) -> TextEncoder:
+        """An exported encoder directory without a manifest (encoder.onnx, tokenizer.json, parity.npz)."""
+        session = open_session(path / ENCODER, device)
+        check_tensors({ENCODER: contract_tensors(1, 1, {}, CONTENT_DIM)[ENCODER]}, {ENCODER: session.tensors})
+        check_pairs("encode", session, read_pairs(path))
+        digest = encoder_digest(sha256_of(path / ENCODER), sha256_of(path / TOKENIZER))
+        return cls(session, _open_tokenizer(path / TOKENIZER), digest)
+
+    def encode(self, texts: Sequence[str]) -> F32:
+        """(n,) texts → (n, 384) f32 of length 1, in the order of `texts`; texts of like length run together."""
+        tokens = [self._tokenizer.encode(text[:MAX_CHARACTERS]).ids for text in texts]
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        vectors = np.empty((len(tokens), CONTENT_DIM), np.float32)
+        while order:
+            longest = len(tokens[order[-1]])
+            size = max(1, self._tokens_per_run // longest)
+            rows, order = order[-size:], order[:-size]
+            vectors[rows] = self._run([tokens[i] for i in rows], longest)
+        return vectors
+
+    def _run(self, tokens: list[list[int]], width: int) -> F32:
+        ids = np.zeros((len(tokens), width), np.int64)
+        mask = np.zeros((len(tokens), width), np.int64)
+        for row, sentence in enumerate(tokens):
+            ids[row, : len(sentence)] = sentence
+            mask[row, : len(sentence)] = 1
+        embedding: F32 = self._session.run({"input_ids": ids, "attention_mask": mask})[0]
+        return embedding
+
+
+def _open_tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ArtefactError(f"{path.name} cannot be read: {error}") from error
+    tokenizer.no_padding()
+    if tokenizer.truncation is None or tokenizer.truncation["max_length"] > MAX_TOKENS:
+        raise ArtefactError(f"{path.name} must truncate to {MAX_TOKENS} tokens: export the encoder again")
+    return tokenizer

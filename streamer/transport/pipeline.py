@@ -1,0 +1,274 @@
+"""From a delivered run to a committable one: prepare → compute → changelog → RocksDB → outputs → complete.
+
+Runs that wait at the same time are computed together, whatever partition they come from; while a batch awaits its
+acknowledgements the next is computed, an overlay answering its reads. Per partition the stages keep their order: run
+k+1 is sent only after run k is acknowledged. An output never leaves before the state that it shows is in the changelog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from faust.types import TP
+
+from streamer import telemetry
+from streamer.errors import LostOwnership
+from streamer.transport.batch_producer import BatchProducer, Outgoing
+from streamer.transport.changelog import Changelog, Group
+from streamer.transport.consumer import BatchConsumer, Run
+from streamer.transport.state_store import BatchStore
+
+P = TypeVar("P")
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What the runs of one partition caused."""
+
+    groups: list[Group] = field(default_factory=list)
+    """State records, one group per touched user."""
+    outputs: dict[str, list[Outgoing]] = field(default_factory=dict)
+    """Records per topic; they go to the partition that the run came from."""
+    dead_letters: list[Outgoing] = field(default_factory=list)
+    on_published: Callable[[], None] | None = None
+
+
+class Processor(Protocol[P]):
+    """What an agent does with runs."""
+
+    async def prepare(self, run: Run) -> P:
+        """Decode a run (and fetch what else it needs); runs of other partitions go on meanwhile."""
+        ...
+
+    def compute(self, work: dict[int, list[P]]) -> dict[int, Delivery]:
+        """partition → its prepared runs in order; called in the executor, one call at a time."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Waiting(Generic[P]):
+    run: Run
+    message: Any
+    prepared: asyncio.Task[P]
+
+
+@dataclass(eq=False, slots=True)
+class Stage:
+    """One partition's part of a computed batch, on its way."""
+
+    logged: asyncio.Future[bool]
+    published: asyncio.Future[bool]
+    task: asyncio.Task[None] | None = None
+
+
+class Pipeline(Generic[P]):
+    def __init__(
+        self,
+        processor: Processor[P],
+        *,
+        producer: BatchProducer,
+        executor: Executor,
+        die: Callable[[BaseException], None],
+        dead_letter_topic: str,
+        depth: int = 2,
+        max_batch_records: int = 2000,
+        store: BatchStore | None = None,
+        changelog: Changelog | None = None,
+    ) -> None:
+        self._processor, self._producer, self._executor, self._die = processor, producer, executor, die
+        self._dead_letter_topic, self._depth, self._max_records = dead_letter_topic, depth, max_batch_records
+        self._store, self._changelog = store, changelog
+        self._consumer: BatchConsumer | None = None
+        self._waiting: collections.deque[Waiting[P]] = collections.deque()
+        self._stages: dict[TP, list[Stage]] = collections.defaultdict(list)
+        self._changed = asyncio.Condition()
+        self._computing = asyncio.Lock()
+
+    # ------------------------------------------------------------------ in
+    async def handle(self, message: Any, consumer: BatchConsumer) -> None:
+        """Take one run from a stream; blocks while enough is waiting, which in turn stops the fetching."""
+        self._consumer, run = consumer, message.value
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._waiting_records() < 2 * self._max_records)
+        if not consumer.owns(run) or not consumer.flow_active:
+            consumer._unacked_messages.discard(message.message)
+            return
+        prepared = asyncio.ensure_future(self._processor.prepare(run))
+        self._waiting.append(Waiting(run, message.message, prepared))
+        prepared.add_done_callback(lambda _: self._wake())
+        await self._notify()
+
+    def _waiting_records(self) -> int:
+        return sum(len(w.run.records) for w in self._waiting)
+
+    def _wake(self) -> None:
+        asyncio.ensure_future(self._notify())
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------------ computing
+    async def run_forever(self) -> None:
+        """Compute batches as long as the worker lives; a failure ends the worker, nothing acknowledged."""
+        try:
+            while True:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: any(self._eligible()))
+                async with self._computing:
+                    batch = self._take()
+                    if batch:
+                        await self._compute(batch)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:
+            self._die(exc)
+
+    def _eligible(self) -> list[Waiting[P]]:
+        """Waiting runs that may be computed now: prepared, in order, partition not too far ahead, within the size."""
+        chosen: list[Waiting[P]] = []
+        blocked: set[TP] = set()
+        records = 0
+        for waiting in self._waiting:
+            tp = waiting.run.tp
+            if tp in blocked:
+                continue
+            size = len(waiting.run.records)
+            full = len(self._stages[tp]) >= self._depth or (chosen and records + size > self._max_records)
+            if full or not waiting.prepared.done():
+                blocked.add(tp)
+                continue
+            chosen.append(waiting)
+            records += size
+        return chosen
+
+    def _take(self) -> dict[TP, list[Waiting[P]]]:
+        batch: dict[TP, list[Waiting[P]]] = {}
+        for waiting in self._eligible():
+            self._waiting.remove(waiting)
+            assert self._consumer is not None
+            if self._consumer.owns(waiting.run):
+                batch.setdefault(waiting.run.tp, []).append(waiting)
+            else:
+                self._consumer._unacked_messages.discard(waiting.message)
+        return batch
+
+    async def _compute(self, batch: dict[TP, list[Waiting[P]]]) -> None:
+        work = {tp.partition: [w.prepared.result() for w in waiting] for tp, waiting in batch.items()}
+        loop = asyncio.get_running_loop()
+        deliveries = await loop.run_in_executor(self._executor, self._processor.compute, work)
+        for tp, waiting in batch.items():
+            delivery, stages = deliveries[tp.partition], self._stages[tp]
+            stage = Stage(loop.create_future(), loop.create_future())
+            if self._store is not None:
+                self._store.stage(tp.partition, (change for group in delivery.groups for change in group), stage)
+            previous = stages[-1] if stages else None
+            stages.append(stage)
+            stage.task = asyncio.ensure_future(self._finish(tp, waiting, delivery, stage, previous))
+        await self._notify()
+
+    # ------------------------------------------------------------------ out
+    async def _finish(
+        self, tp: TP, waiting: list[Waiting[P]], delivery: Delivery, stage: Stage, previous: Stage | None
+    ) -> None:
+        consumer, last = self._consumer, waiting[-1].run
+        assert consumer is not None
+        changes = dict(change for group in delivery.groups for change in group)
+        try:
+            if previous is not None and not await asyncio.shield(previous.logged):
+                raise LostOwnership(f"{tp.topic}/{tp.partition}: the run before was given up")
+            await consumer.confirm(last)
+            await self._log(consumer, last, delivery, changes)
+            stage.logged.set_result(True)
+            if previous is not None and not await asyncio.shield(previous.published):
+                raise LostOwnership(f"{tp.topic}/{tp.partition}: the run before was given up")
+            await self._publish(tp, delivery)
+            for w in waiting:
+                consumer.complete(w.run)
+            stage.published.set_result(True)
+            if delivery.on_published is not None:
+                delivery.on_published()
+        except (LostOwnership, asyncio.CancelledError):
+            telemetry.LOST_RUNS.inc()
+        except Exception as exc:
+            self._die(exc)
+        finally:
+            self._leave(tp, waiting, changes, stage)
+
+    async def _log(self, consumer: BatchConsumer, last: Run, delivery: Delivery, changes: dict[bytes, bytes]) -> None:
+        if self._changelog is None or self._store is None or not delivery.groups:
+            return
+        offset = await self._changelog.append(last.tp.partition, delivery.groups)
+        if not consumer.owns(last):
+            raise LostOwnership(f"{last.tp.topic}/{last.tp.partition} was revoked while its records were on their way")
+        self._store.write(last.tp.partition, changes, offset)
+
+    async def _publish(self, tp: TP, delivery: Delivery) -> None:
+        sends: list[Awaitable[Any]] = [
+            self._producer.send(topic, tp.partition, [[record] for record in records])
+            for topic, records in delivery.outputs.items()
+            if records
+        ]
+        if delivery.dead_letters:
+            sends.append(self._bury(tp.partition, delivery.dead_letters))
+        await asyncio.gather(*sends)
+        for topic, records in delivery.outputs.items():
+            telemetry.OUTPUT_RECORDS.labels(topic).inc(len(records))
+
+    async def _bury(self, partition: int, letters: Sequence[Outgoing]) -> None:
+        partitions = await self._producer.partitions_for(self._dead_letter_topic)
+        await self._producer.send(self._dead_letter_topic, partition % partitions, [[letter] for letter in letters])
+
+    def _leave(self, tp: TP, waiting: list[Waiting[P]], changes: dict[bytes, bytes], stage: Stage) -> None:
+        for future in (stage.logged, stage.published):
+            if not future.done():
+                future.set_result(False)
+        if self._store is not None:
+            self._store.unstage(tp.partition, changes, stage)
+        if self._consumer is not None:
+            for w in waiting:
+                self._consumer._unacked_messages.discard(w.message)
+        if stage in self._stages[tp]:
+            self._stages[tp].remove(stage)
+        self._wake()
+
+    # ------------------------------------------------------------------ revoke and stop
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [s.task for stages in self._stages.values() for s in stages if s.task is not None]
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait for what is on its way (bounded: a dead broker must not hold up a rebalance)."""
+        self._drop_waiting()
+        async with self._computing:
+            pass
+        if tasks := self._tasks():
+            await asyncio.wait(tasks, timeout=timeout_s)
+
+    def _drop_waiting(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            waiting.prepared.cancel()
+            if self._consumer is not None:
+                self._consumer._unacked_messages.discard(waiting.message)
+
+    async def abandon(self) -> bool:
+        """Cancel what is still on its way; nothing of the old generation may touch log, overlay or disk afterwards.
+
+        Returns whether anything was: the producer must then be thrown away too.
+        """
+        self._drop_waiting()
+        async with self._computing:
+            pass
+        tasks = self._tasks()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._stages.clear()
+        await self._notify()
+        return bool(tasks)

@@ -1,0 +1,190 @@
+"""RocksDB partitions of the users table: read through an overlay, written in batches together with the changelog offset.
+
+Faust's own store writes a value per call and stores its changelog offset apart from the values, so a crash between the
+two replays everything. Here one `WriteBatch` holds the values and Faust's offset key, and is written only after the
+broker has acknowledged the same records in the changelog. Until then an in-memory overlay answers reads.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rocksdict
+from faust.stores.rocksdb import Store as FaustRocksStore
+from faust.tables import Table
+from faust.types import TP
+
+from streamer.core.user_state import applied
+
+if TYPE_CHECKING:
+    from streamer.transport.app import BatchApp
+
+BLOCK_CACHE_BYTES = 64 << 20
+"""One block cache for all partitions (Faust's default is 2 GiB per partition database)."""
+MEMTABLE_BYTES = 8 << 20
+
+Token = object
+"""Identity of the batch that staged a value; only that batch takes it out again."""
+
+
+def database_options(cache: rocksdict.Cache) -> rocksdict.Options:
+    """RocksDB options of one partition database: small memtables, shared bounded block cache, point-lookup filter."""
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_bloom_filter(10, block_based=False)
+    table.set_cache_index_and_filter_blocks(True)
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(MEMTABLE_BYTES)
+    options.set_max_write_buffer_number(2)
+    options.set_max_open_files(256)
+    options.set_keep_log_file_num(2)
+    options.set_compression_type(rocksdict.DBCompressionType.lz4())
+    options.set_block_based_table_factory(table)
+    return options
+
+
+def partition_path(table_dir: Path, table: str, partition: int) -> Path:
+    """Folder of one partition's database (Faust's naming)."""
+    return table_dir / f"{table}-{partition}.db"
+
+
+class BatchStore(FaustRocksStore):
+    """Partition databases of one table."""
+
+    app: BatchApp
+    _cache: rocksdict.Cache | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._overlay: dict[int, dict[bytes, tuple[bytes, Token]]] = collections.defaultdict(dict)
+        self.regressed: dict[int, set[bytes]] = collections.defaultdict(set)
+        """Per partition, keys whose last record in the changelog is not their newest (a zombie wrote it)."""
+
+    def _open_for_partition(self, partition: int) -> Any:
+        if BatchStore._cache is None:
+            BatchStore._cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
+        return rocksdict.Rdict(str(self.partition_path(partition)), database_options(BatchStore._cache))
+
+    # ------------------------------------------------------------------ reading and staging
+    def read(self, partition: int, key: bytes) -> bytes | None:
+        """The newest value, staged ones included."""
+        staged = self._overlay[partition].get(key)
+        if staged is not None:
+            return staged[0]
+        value: bytes | None = self._db_for_partition(partition).get(key)
+        return value
+
+    def reader(self, partition: int) -> Callable[[bytes], bytes | None]:
+        """`read` of one partition, for the hot path."""
+        staged, get = self._overlay[partition].get, self._db_for_partition(partition).get
+
+        def read(key: bytes) -> bytes | None:
+            hit = staged(key)
+            if hit is not None:
+                return hit[0]
+            value: bytes | None = get(key)
+            return value
+
+        return read
+
+    def stage(self, partition: int, changes: Iterable[tuple[bytes, bytes]], token: Token) -> None:
+        self._overlay[partition].update((key, (value, token)) for key, value in changes)
+
+    def unstage(self, partition: int, keys: Iterable[bytes], token: Token) -> None:
+        overlay = self._overlay[partition]
+        for key in keys:
+            hit = overlay.get(key)
+            if hit is not None and hit[1] is token:
+                del overlay[key]
+
+    def drop_staged(self) -> None:
+        """Forget everything that no broker has acknowledged (after a revoke)."""
+        for overlay in self._overlay.values():
+            overlay.clear()
+
+    # ------------------------------------------------------------------ writing
+    def write(self, partition: int, changes: Mapping[bytes, bytes], changelog_offset: int) -> None:
+        """One atomic write of values and of the changelog offset that they reach up to."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        put = batch.put
+        for key, value in changes.items():
+            put(key, value)
+        put(self.offset_key, b"%d" % changelog_offset)
+        self._db_for_partition(partition).write(batch)
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
+        """Recovery and standby: of the records of a key, the one with the highest applied source offset wins.
+
+        Faust's recovery would log an error here as a warning and go on; ours ends the worker.
+        """
+        try:
+            by_partition: dict[int, list[Any]] = collections.defaultdict(list)
+            for event in batch:
+                by_partition[event.message.partition].append(event.message)
+            for partition, messages in by_partition.items():
+                if partition in self._dbs:  # Faust hands over late records of revoked partitions as well
+                    self._recover(partition, messages)
+        except Exception as exc:
+            self.app.die(exc)
+            raise
+
+    def _recover(self, partition: int, messages: list[Any]) -> None:
+        db, regressed = self._dbs[partition], self.regressed[partition]
+        changes: dict[bytes, bytes] = {}
+        for message in messages:
+            have = changes.get(message.key) or db.get(message.key)
+            if have is not None and applied(have) > applied(message.value):
+                regressed.add(message.key)
+            else:
+                changes[message.key] = message.value
+                regressed.discard(message.key)
+        self.write(partition, changes, max(m.offset for m in messages))
+
+    # ------------------------------------------------------------------ partitions come and go
+    def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
+        for tp in tps:
+            if tp.topic in table.changelog_topic.topics:
+                db = self._dbs.pop(tp.partition, None)
+                if db is not None:
+                    db.close()  # Faust waits for the garbage collector to drop the lock
+
+    async def stop(self) -> None:
+        for db in self._dbs.values():
+            db.close()
+        self._dbs.clear()
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(bytes on disk and in memtables, heads) of each open database; both are RocksDB's estimates."""
+        found = []
+        for _, db in self.partitions():
+            live = db.property_int_value("rocksdb.live-sst-files-size") or 0
+            fresh = db.property_int_value("rocksdb.cur-size-all-mem-tables") or 0
+            keys = db.property_int_value("rocksdb.estimate-num-keys") or 0
+            found.append((live + fresh, keys))
+        return found
+
+    def partitions(self) -> Iterator[tuple[int, Any]]:
+        """Open databases (active and standby)."""
+        yield from list(self._dbs.items())
+
+
+class BatchTable(Table[bytes, bytes]):
+    """A Faust table over a `BatchStore`: membership, assignment, recovery and standbys stay Faust's."""
+
+    def _new_store_by_url(self, url: Any) -> Any:
+        return BatchStore(
+            url,
+            self.app,
+            self,
+            table_name=self.name,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            loop=self.loop,
+            options=self.options,
+        )

@@ -1,0 +1,36 @@
+"""One tiny artefact for all contract tests, and copies of it to damage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streamer.core.manifest import MANIFEST, decode_manifest, encode_manifest
+from streamer.serving.artefact import sha256_of
+from tests.tiny_artefact import build
+
+
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Never write into it."""
+    return build(tmp_path_factory.mktemp("artefacts"))
+
+
+@pytest.fixture
+def damaged(artefact: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy in which `change(folder)` was done; with `sign` the manifest's digests then hold again."""
+
+    def damage(change: Callable[[Path], object], *, sign: bool) -> Path:
+        folder = tmp_path / "damaged"
+        shutil.copytree(artefact, folder)
+        change(folder)
+        if sign:
+            manifest = decode_manifest((folder / MANIFEST).read_bytes())
+            manifest.files.update({name: sha256_of(folder / name) for name in manifest.files})
+            (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+        return folder
+
+    return damage

@@ -1,0 +1,165 @@
+"""Laws of decoding: nothing that a producer can send raises, and what is legal is taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import example, given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from streamer.core.event_types import EventType, EventTypes
+from streamer.core.events import LATEST_MS, MAX_AHEAD_MS, MAX_FLOAT32, Event, EventDecoder, Reason, Rejected
+from streamer.core.partitioner import Partitioner
+from streamer.core.protocol import ItemRecord, decode_item
+
+PARTITIONS = 8
+PARTITIONER = Partitioner("murmur2")
+STRICT = EventDecoder(EventTypes.DEFAULT, PARTITIONER, PARTITIONS)
+LOOSE = EventDecoder(EventTypes.DEFAULT, None, PARTITIONS)
+FIELDS = Event.__struct_fields__
+SCHEMA = Draft202012Validator(
+    json.loads((Path(__file__).parents[2] / "docs" / "schemas" / "event.schema.json").read_text())
+)
+
+numbers = st.integers() | st.floats() | st.sampled_from([2**63, 10**400, -(10**30), 1e308])
+scalars = st.none() | st.booleans() | numbers | st.text(max_size=70) | st.sampled_from(["\ud800", "x" * 257])
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+record_times = st.integers(-1, 2**63 - 1)
+keys = st.none() | st.binary(max_size=20) | st.just(b"u")
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64)
+
+
+@st.composite
+def nearly_good(draw: st.DrawFn) -> dict[str, Any]:
+    """A good event of which up to two fields are replaced by anything, or dropped."""
+    fields: dict[str, Any] = {
+        "event_id": "e",
+        "user_id": "u",
+        "type": "follow",
+        "timestamp_ms": 1,
+        "target_user_id": "v",
+    }
+    for name in draw(st.lists(st.sampled_from(FIELDS), max_size=2)):
+        fields[name] = draw(anything)
+    for name in draw(st.lists(st.sampled_from(FIELDS), max_size=1)):
+        fields.pop(name, None)
+    return fields
+
+
+@st.composite
+def good(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
+    """A legal event and the time of its record."""
+    kind: EventType = draw(st.sampled_from(list(EventTypes.DEFAULT)))
+    recorded_ms = draw(st.integers(0, 2**63 - 1))
+    low, high = max(kind.value_min, -MAX_FLOAT32), min(kind.value_max, MAX_FLOAT32)
+    optional: dict[str, st.SearchStrategy[Any]] = {
+        "item_id": st.none() | ids,
+        "target_user_id": ids,
+        "session_id": st.none() | ids,
+        "value": st.none() | st.floats(low, high),
+        "text": st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=100),
+        "context": st.dictionaries(ids, st.integers() | ids | st.booleans(), max_size=3),
+    }
+    required = {"target_user_id"} if kind.needs_target else set()
+    chosen = draw(st.sets(st.sampled_from(sorted(optional)))) | required
+    fields = {
+        "event_id": draw(ids),
+        "user_id": draw(ids),
+        "type": kind.name,
+        "timestamp_ms": draw(st.integers(0, min(recorded_ms + MAX_AHEAD_MS, LATEST_MS))),
+    }
+    return fields | {name: draw(optional[name]) for name in sorted(chosen)}, recorded_ms
+
+
+def check(value: bytes | None, key: bytes | None, partition: int, recorded_ms: int) -> None:
+    for decoder in (STRICT, LOOSE):
+        result = decoder.decode(value, key, partition, recorded_ms)
+        if isinstance(result, Rejected):
+            assert isinstance(result.reason, Reason)
+            assert 0 < len(result.detail.encode()) < 2000
+        else:
+            assert isinstance(result, Event)
+            assert key == result.user_id.encode()
+            assert 0 <= result.timestamp_ms <= LATEST_MS
+            for name in ("event_id", "item_id", "target_user_id", "session_id", "text"):
+                (getattr(result, name) or "").encode()
+    item = decode_item(value, key)
+    assert item is None or isinstance(item, ItemRecord | Rejected)
+
+
+@given(st.none() | st.binary(max_size=300), keys, record_times)
+@example(b"\x00" * 70_000, b"u", 0)
+def test_any_bytes_are_an_event_or_rejected(value: bytes | None, key: bytes | None, recorded_ms: int) -> None:
+    check(value, key, 0, recorded_ms)
+
+
+@given(anything, keys, record_times, st.booleans())
+def test_any_json_is_an_event_or_rejected(
+    tree: Any, key: bytes | None, recorded_ms: int, escape: bool
+) -> None:
+    check(json.dumps(tree, ensure_ascii=escape).encode("utf-8", "surrogatepass"), key, 0, recorded_ms)
+
+
+@given(nearly_good(), keys, record_times, st.integers(0, PARTITIONS - 1))
+def test_any_nearly_good_event_is_an_event_or_rejected(
+    fields: dict[str, Any], key: bytes | None, recorded_ms: int, partition: int
+) -> None:
+    check(json.dumps(fields).encode(), key, partition, recorded_ms)
+
+
+@given(good(), st.data())
+def test_damaged_bytes_are_an_event_or_rejected(
+    event: tuple[dict[str, Any], int], data: st.DataObject
+) -> None:
+    fields, recorded_ms = event
+    value = bytearray(json.dumps(fields).encode())
+    at = data.draw(st.integers(0, len(value) - 1))
+    value[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    check(bytes(value), fields["user_id"].encode(), 0, recorded_ms)
+
+
+@given(good(), st.booleans())
+def test_a_legal_event_is_taken_as_it_is(event: tuple[dict[str, Any], int], escape: bool) -> None:
+    fields, recorded_ms = event
+    key = fields["user_id"].encode()
+    value = json.dumps(fields, ensure_ascii=escape).encode()
+    result = STRICT.decode(value, key, PARTITIONER.partition(key, PARTITIONS), recorded_ms)
+    assert isinstance(result, Event), result
+    SCHEMA.validate(fields)
+    written = msgspec.json.decode(msgspec.json.encode(result))
+    assert written == {name: each for name, each in fields.items() if each is not None}
+
+
+def test_each_reason_is_reachable() -> None:
+    base = {"event_id": "e", "user_id": "u", "type": "view", "timestamp_ms": 1}
+    right = PARTITIONER.partition(b"u", PARTITIONS)
+
+    def reason(value: bytes, key: bytes = b"u", partition: int = right) -> Reason | None:
+        result = STRICT.decode(value, key, partition, 0)
+        return result.reason if isinstance(result, Rejected) else None
+
+    def changed(**changes: Any) -> bytes:
+        return json.dumps(base | changes).encode()
+
+    reached = {
+        reason(b""),
+        reason(b"[]"),
+        reason(b"{}"),
+        reason(changed(event_id=1)),
+        reason(changed(event_id="")),
+        reason(changed(type="viewed")),
+        reason(changed(timestamp_ms=-1)),
+        reason(changed(), partition=right - 1),
+        reason(changed(value=1e300)),
+        reason(changed(text="x" * 9000)),
+        reason(changed(context="x" * 70_000)),
+        reason(changed(), key=b"v"),
+    }
+    assert reached == set(Reason)

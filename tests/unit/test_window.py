@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamer.core.seen import SeenChunks
+from streamer.core.state_records import CHUNK_HASHES, CHUNK_RING, ENTRY, applied, fresh_head, segment_slots
+from streamer.core.window import BehaviourWindows
+from streamer.errors import StateError
+
+ME = np.array([0])
+
+
+def filled(events: int, window: int, store: dict[bytes, bytes] | None = None) -> BehaviourWindows:
+    """Window of one user after events 1..n; item and event id are the event's number."""
+    heads = fresh_head(2, segment_slots(window))
+    windows = BehaviourWindows(heads, [b"u"], (store or {}).get, window)
+    for number in range(1, events + 1):
+        entry = np.zeros(1, ENTRY)
+        entry["item"] = entry["event"] = number
+        entry["type"] = 1
+        windows.push(ME, entry, np.array([number]))
+    return windows
+
+
+def numbers(windows: BehaviourWindows) -> list[int]:
+    entries, lengths = windows.entries(ME)
+    return list(entries["event"][0, : lengths[0]].tolist())
+
+
+@pytest.mark.parametrize("window", [5, 16, 20, 100])
+@pytest.mark.parametrize("events", [0, 1, 15, 16, 17, 32, 47, 48, 200])
+def test_the_last_events_are_kept_in_order(events: int, window: int) -> None:
+    windows = filled(events, window)
+    last = list(range(1, events + 1))[-window:]
+    assert numbers(windows) == last
+    assert windows.recent_items(ME, 4)[0].tolist()[: len(last)] == last[::-1][:4]
+    inside = [bool(windows.contains(ME, np.array([n], np.uint32))[0]) for n in range(1, events + 1)]
+    assert inside == [n in last for n in range(1, events + 1)]
+
+
+def test_many_segments_of_one_batch_find_room() -> None:
+    assert numbers(filled(16 * 150 + 3, 40)) == list(range(16 * 150 + 3 - 39, 16 * 150 + 4))
+
+
+def test_what_falls_out_is_handed_over_oldest_first() -> None:
+    windows = filled(16 * 5, 32)
+    assert [(user, entries["event"].tolist()) for user, entries in windows.fallen] == [
+        (0, list(range(1, 17))), (0, list(range(17, 33))), (0, list(range(33, 49)))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "old", "new"), [(70, 100, 32), (70, 32, 100), (150, 48, 64), (5, 100, 16)]
+)
+def test_a_window_of_another_length_is_fitted(events: int, old: int, new: int) -> None:
+    heads = fresh_head(2, segment_slots(old))
+    store: dict[bytes, bytes] = {}
+    before = BehaviourWindows(heads, [b"u"], store.get, old)
+    for number in range(1, events + 1):
+        entry = np.zeros(1, ENTRY)
+        entry["item"] = entry["event"] = number
+        entry["type"] = 1
+        before.push(ME, entry, np.array([number]))
+        heads["applied"] = number
+    store.update(before.take_changes(ME).get(0, []))
+    held = numbers(before)
+    fitted = BehaviourWindows(heads, [b"u"], store.get, new)
+    # The ring may hold up to 15 events more than the old window.
+    assert numbers(fitted)[-len(held) :] == held[-new:][-len(numbers(fitted)) :]
+    moved = fitted.take_changes(ME).get(0, [])
+    assert {applied(value) for _, value in moved} <= {events}
+    store.update(moved)
+    assert numbers(BehaviourWindows(heads, [b"u"], store.get, new)) == numbers(fitted)
+    # Nothing is forgotten: it is still in the ring, or handed over.
+    lost = [number for _, entries in fitted.fallen for number in entries["event"].tolist()]
+    assert sorted(lost + fitted.items(ME, np.ones(32, np.bool_))[1].tolist())[-len(held) :] == held
+
+
+def test_a_window_must_fit_the_ring() -> None:
+    with pytest.raises(StateError, match="window of 0 events"):
+        segment_slots(0)
+    assert [segment_slots(each) for each in (1, 16, 17, 100, 255 * 16)] == [1, 1, 2, 7, 255]
+
+
+def chunks_of(counts: NDArray[np.uint16], store: dict[bytes, bytes]) -> SeenChunks:
+    return SeenChunks(counts, [b"u"], store.get)
+
+
+def test_seen_items_are_kept_once_and_in_chunks() -> None:
+    counts, store = np.zeros(1, np.uint16), dict[bytes, bytes]()
+    chunks = chunks_of(counts, store)
+    chunks.add(0, [5, 6, 5], 10)
+    chunks.add(0, range(6, CHUNK_HASHES + 10), 11)
+    store.update(chunks.take_changes(0))
+    assert {key: applied(value) for key, value in store.items()} == {b"c\0\0u": 11, b"c\0\1u": 11}
+    assert chunks.take_changes(0) == []
+    again = chunks_of(counts, store)
+    again.add(0, [5, 1_000], 12)
+    assert again.items(ME)[1].tolist() == [*range(5, CHUNK_HASHES + 10), 1_000]
+    assert [key for key, _ in again.take_changes(0)] == [b"c\0\1u"]
+
+
+def test_the_oldest_chunk_makes_room() -> None:
+    counts, store = np.zeros(1, np.uint16), dict[bytes, bytes]()
+    limit = CHUNK_HASHES * CHUNK_RING
+    chunks = chunks_of(counts, store)
+    chunks.add(0, range(1, limit + 2), 1)
+    store.update(chunks.take_changes(0))
+    assert (len(store), int(counts[0])) == (CHUNK_RING, CHUNK_RING + 1)
+    reloaded = chunks_of(counts, store)
+    assert set(reloaded.items(ME)[1].tolist()) == set(range(CHUNK_HASHES + 1, limit + 2))
+    # The counter has 16 bits; the place in the ring goes on as if it had more.
+    counts[0] = 2**16 - 1
+    full = chunks_of(counts, store)
+    full.add(0, range(10**6, 10**6 + 2 * CHUNK_HASHES), 2)
+    assert b"c\0\x3fu" in dict(full.take_changes(0))
+    assert int(counts[0]) >= CHUNK_RING
