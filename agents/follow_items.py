@@ -75,6 +75,8 @@ class FollowItems:
             await asyncio.sleep(REBUILD_EVERY_S)
             return
         self._dirty.clear()
-        snapshot = await asyncio.get_running_loop().run_in_executor(self._executor, self._catalogue.snapshot, model)
+        snapshot = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._catalogue.snapshot, model
+        )
         self._on_snapshot(model, snapshot)
         telemetry.CATALOGUE_ITEMS.set(int(np.isfinite(snapshot.bias).sum()))

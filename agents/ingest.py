@@ -116,7 +116,9 @@ class Ingest:
             telemetry.BATCH_EVENTS.observe(batch.size)
         for partition, runs in work.items():
             deliveries[partition].dead_letters = [letter for run in runs for letter in run.dead_letters]
-            deliveries[partition].on_published = lag_observer([t for run in runs for t in run.record_times_ms[:1]])
+            deliveries[partition].on_published = lag_observer(
+                [t for run in runs for t in run.record_times_ms[:1]]
+            )
         telemetry.BATCH_SECONDS.observe(time.perf_counter() - started)
         return deliveries
 
@@ -157,7 +159,9 @@ class Ingest:
         refresh = self._recommend.begin(champion, states, batch)
         for rows in rounds(columns.user):
             events = columns.take(rows)
-            outcome = self._round(champion, states, events, None if text_vectors is None else text_vectors[rows])
+            outcome = self._round(
+                champion, states, events, None if text_vectors is None else text_vectors[rows]
+            )
             refresh.after_round(events, outcome)
         refresh.finish(deliveries)
         for user, group in zip(states.touched().tolist(), states.changes(), strict=True):
@@ -176,7 +180,9 @@ class Ingest:
             if text_vectors is not None:
                 item = item + text_vectors[rows]
             value = value_feature(events.value[rows], events.type[rows], self._types)
-            heads["gru"][who] = champion.step(heads["gru"][who], item, events.type[rows].astype(np.int64), gap[rows], value)
+            heads["gru"][who] = champion.step(
+                heads["gru"][who], item, events.type[rows].astype(np.int64), gap[rows], value
+            )
             heads["model"][who] = champion.model.number
         for code, count in enumerate(np.bincount(outcome, minlength=len(Outcome)).tolist()):
             if count:
@@ -246,7 +252,9 @@ class Batch:
         readers = {partition: of_partition(partition) for partition in set(self.partitions)}
         if len(readers) == 1:
             return next(iter(readers.values()))
-        of_user = {user: readers[partition] for user, partition in zip(self.users, self.partitions, strict=True)}
+        of_user = {
+            user: readers[partition] for user, partition in zip(self.users, self.partitions, strict=True)
+        }
         return lambda key: of_user[user_of_key(key)](key)
 
 

@@ -134,7 +134,9 @@ class Refresh:
             cold = np.flatnonzero(~usable)
             theirs = np.isin(excluded[:, 0], cold)
             renumbered = np.stack([np.searchsorted(cold, excluded[theirs, 0]), excluded[theirs, 1]], axis=1)
-            scores[cold], rows[cold] = champion.popular(len(cold), renumbered, scores.shape[1], heads["watermark"][users[cold]])
+            scores[cold], rows[cold] = champion.popular(
+                len(cold), renumbered, scores.shape[1], heads["watermark"][users[cold]]
+            )
         scores, rows, _ = rank(scores, rows)
         return scores, rows, usable
 

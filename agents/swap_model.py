@@ -37,7 +37,12 @@ class SwapModel:
         executor: Executor,
         on_champion: Callable[[Model, TextEncoder], None],
     ) -> None:
-        self._device, self._cache_dir, self._executor, self._on_champion = device, cache_dir, executor, on_champion
+        self._device, self._cache_dir, self._executor, self._on_champion = (
+            device,
+            cache_dir,
+            executor,
+            on_champion,
+        )
         self.model: Model | None = None
         self.encoder: TextEncoder | None = None
         self.has_champion = asyncio.Event()
@@ -54,13 +59,18 @@ class SwapModel:
             return
         newest = champions[-1]
         if newest.value is None:
-            log.warning("the champion slot was emptied: %s keeps serving", self.model.version if self.model else "nothing")
+            log.warning(
+                "the champion slot was emptied: %s keeps serving",
+                self.model.version if self.model else "nothing",
+            )
             return
         try:
             await self._swap(decode_release(newest.value))
         except (msgspec.MsgspecError, ArtefactError, OSError) as exc:
             telemetry.SWAPS.labels("refused").inc()
-            log.error("release refused, %s keeps serving: %s", self.model.version if self.model else "nothing", exc)
+            log.error(
+                "release refused, %s keeps serving: %s", self.model.version if self.model else "nothing", exc
+            )
 
     async def _swap(self, release: Release) -> None:
         if self.model is not None and self.model.version == release.version:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import faust
-from faust.types import StreamT
+from faust.auth import Credentials
 
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
@@ -66,7 +66,12 @@ class Worker:
             broker=[f"kafka://{address}" for address in s.brokers.split(",")],
             batch_topics=frozenset({s.topic("events"), s.topic("items")}),
             run_records=s.max_batch_events,
-            producer=BatchProducer(bootstrap_servers=s.brokers, **s.kafka_options()),
+            producer=BatchProducer(
+                bootstrap_servers=s.brokers,
+                compression_type=None if s.changelog_compression == "none" else s.changelog_compression,
+                **s.kafka_options(),
+            ),
+            broker_credentials=faust_credentials(s.kafka_options()),
             on_begin=self._begin,
             on_end=self._end,
             datadir=str(s.state_dir),
@@ -102,14 +107,18 @@ class Worker:
         telemetry.TABLE_BYTES.set(sum(size for size, _ in sizes))
         telemetry.TABLE_USERS.set(sum(users for _, users in sizes))
 
-    def _agent(self, name: str, pipeline: Pipeline) -> None:
+    def _agent(self, name: str, pipeline: Pipeline[Any]) -> None:
         channel = self.app.topic(
-            self.settings.topic(name), key_type=bytes, value_type=bytes, value_serializer="raw", internal=False
+            self.settings.topic(name),
+            key_type=bytes,
+            value_type=bytes,
+            value_serializer="raw",
+            internal=False,
         )
 
-        async def agent(stream: StreamT[bytes]) -> None:
+        async def agent(stream: Any) -> None:
             async for event in stream.noack().events():
-                await pipeline.handle(event, self.app.consumer)
+                await pipeline.handle(event, self.app.batch_consumer)
 
         self.app.agent(channel, name=f"headwater.{name}")(agent)
 
@@ -172,8 +181,11 @@ class Worker:
         for follower in self.followers:
             await follower.caught_up()
         while not self.swap.has_champion.is_set() and not self.app.should_stop:
-            log.warning("no champion on %s yet: waiting; release one with `headwater release URI`", self.settings.topic("models"))
-            await self.app.wait_for_stopped(self.swap.has_champion, timeout=10.0)
+            log.warning(
+                "no champion on %s yet: waiting; release one with `headwater release URI`",
+                self.settings.topic("models"),
+            )
+            await self.app.wait_for_stopped(self.swap.has_champion.wait(), timeout=10.0)
         if self.swap.model is not None:
             await self.items.bind(self.swap.model)
             await self.items.start()
@@ -208,6 +220,19 @@ class Worker:
             await self.app.batch_producer.send(topic, partition, [[record] for record in records])
 
 
+def faust_credentials(kafka_options: dict[str, Any]) -> Credentials | None:
+    """aiokafka's security options as Faust wants them; None where there are none."""
+    context = kafka_options.get("ssl_context")
+    if "sasl_mechanism" in kafka_options:
+        return faust.SASLCredentials(
+            username=kafka_options["sasl_plain_username"],
+            password=kafka_options["sasl_plain_password"],
+            mechanism=kafka_options["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
+
+
 def run(settings: Settings) -> int:
     """Run a worker until it is stopped by a signal. Returns the exit code; 70 after a crash (nothing was acknowledged)."""
     telemetry.serve(settings)
@@ -224,6 +249,4 @@ def run(settings: Settings) -> int:
     try:
         process.execute_from_commandline()
     except SystemExit as exit_:
-        code = exit_.code
-        return FATAL_EXIT_CODE if app.fatal is not None else int(code or 0)
-    return 0
+        return FATAL_EXIT_CODE if app.fatal is not None else int(exit_.code or 0)

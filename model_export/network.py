@@ -60,9 +60,12 @@ class UserModel(nn.Module):
             )
         self.config = config
         self.register_buffer("content", content.clone())
-        self.id_embedding = nn.Parameter(torch.zeros(config.items, config.dim))  # zeros: at first an item is its text
+        self.id_embedding = nn.Parameter(
+            torch.zeros(config.items, config.dim)
+        )  # zeros: at first an item is its text
         self.id_bias = nn.Parameter(torch.zeros(config.items))
         self.content_vector = nn.Linear(config.content_dim, config.dim)
+        nn.init.normal_(self.content_vector.weight, std=0.5)  # contents have length 1: items start well apart
         self.content_bias = nn.Linear(config.content_dim, 1)
         self.unknown = nn.Parameter(torch.zeros(config.dim))
         self.type_embedding = nn.Embedding(config.types, TYPE_DIM)
@@ -144,7 +147,8 @@ class UserModel(nn.Module):
         self, state: Tensor, items: Tensor, bias: Tensor, excluded: Tensor, k: Tensor
     ) -> tuple[Tensor, Tensor]:
         """state (B, H), items (N, D), bias (N), excluded (M, 2) i64 (row of state, row of items), k (1) i64
-        → scores (B, K) f32, rows (B, K) i64, best first; excluded items score -inf. K must not exceed N."""
+        → scores (B, K) f32, rows (B, K) i64, best first; excluded items score -inf. K must not exceed N.
+        """
         scores = self.query(state) @ items.T + bias  # (B, N)
         minus_inf = torch.full((), -torch.inf, dtype=scores.dtype, device=scores.device)
         scores = scores.index_put((excluded[:, 0], excluded[:, 1]), minus_inf)

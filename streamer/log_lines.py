@@ -21,14 +21,8 @@ INTERVAL_S = 1.0
 PROBE_INTERVAL_S = 0.5
 PROBE_TIMEOUT_S = 2.0
 TEXT_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
-CHATTY = (
-    "aiokafka",
-    "faust",
-    "mode",
-    "urllib3",
-    "streamer.transport",
-)  # the last: Faust logs under the subclass
-"""Libraries whose INFO lines are of no use to an operator; with level DEBUG they speak too."""
+CHATTY = ("aiokafka", "faust", "mode", "urllib3", "streamer.transport")
+"""Whose INFO lines are of no use to an operator (Faust logs under the modules that subclass it); DEBUG lets them speak."""
 
 
 def install(level: str, fmt: str, brokers: str = "", stream: IO[str] | None = None) -> logging.Handler:

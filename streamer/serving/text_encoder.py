@@ -24,7 +24,7 @@ F32 = npt.NDArray[np.float32]
 ENCODER, TOKENIZER = "encoder.onnx", "tokenizer.json"
 MAX_TOKENS = 128
 """Tokens of a text that are read, [CLS] and [SEP] included; tokenizer.json truncates."""
-TOKENS_PER_RUN = 1024
+TOKENS_PER_RUN = 512
 """Padded tokens (B × T) per run on the CPU: more only costs memory there."""
 MAX_CHARACTERS = 4096
 """Characters that reach the tokenizer; 128 tokens of real text are fewer."""
@@ -37,7 +37,7 @@ class TextEncoder:
         self._session, self._tokenizer = session, tokenizer
         self.digest = digest
         """16 hex digits; goes with every content vector."""
-        self._tokens_per_run = TOKENS_PER_RUN if session.device.kind == "cpu" else 32 * TOKENS_PER_RUN
+        self._tokens_per_run = TOKENS_PER_RUN if session.device.kind == "cpu" else 64 * TOKENS_PER_RUN
 
     @classmethod
     def load(cls, path: Path, device: Device = CPU) -> TextEncoder:

@@ -15,7 +15,7 @@ from mode.supervisors import CrashingSupervisor
 from streamer import telemetry
 from streamer.transport.batch_producer import BatchProducer
 from streamer.transport.changelog import Changelog
-from streamer.transport.consumer import BatchTransport
+from streamer.transport.consumer import BatchConsumer, BatchTransport
 from streamer.transport.fatal import hard_exit_after
 from streamer.transport.pipeline import Pipeline
 from streamer.transport.recovery import BatchTableManager
@@ -53,6 +53,7 @@ class BatchApp(faust.App):
         self.changelog: Changelog | None = None
         self.fatal: BaseException | None = None
         self._on_begin, self._on_end = on_begin, on_end
+        self._crashing: asyncio.Future[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
         super().__init__(
             app_id,
@@ -72,6 +73,12 @@ class BatchApp(faust.App):
 
     def _new_transport(self) -> Any:
         return BatchTransport(self.conf.broker_consumer, self)
+
+    @property
+    def batch_consumer(self) -> BatchConsumer:
+        consumer = self.consumer
+        assert isinstance(consumer, BatchConsumer)
+        return consumer
 
     def users_table(self, name: str, partitions: int) -> BatchTable:
         """The table of user records; values are raw bytes."""
@@ -118,7 +125,7 @@ class BatchApp(faust.App):
             self.fatal = exc
             log.critical("the worker cannot go on: %s", exc, exc_info=exc)
             hard_exit_after(CRASH_GRACE_S)
-            asyncio.ensure_future(self.crash(exc))
+            self._crashing = asyncio.ensure_future(self.crash(exc))
 
     # ------------------------------------------------------------------ called by consumer and recovery
     async def settle(self) -> None:

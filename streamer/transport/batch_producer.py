@@ -71,7 +71,9 @@ class BatchProducer:
                     timestamp=now_ms, key=record.key, value=record.value, headers=list(record.headers)
                 )
                 if added is None:
-                    raise RecordTooLarge(f"{topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes")
+                    raise RecordTooLarge(
+                        f"{topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes"
+                    )
             size += need
         if size:
             builder.close()
@@ -98,5 +100,3 @@ class BatchProducer:
             old._message_accumulator.fail_all(LostOwnership("the partition was revoked"))
             old._closed = True
         await self.start()
-
-

@@ -41,7 +41,9 @@ class Changelog:
         Raises ForeignWrite when another writer is ahead of us.
         """
         records = [[Outgoing(key, value) for key, value in group] for group in groups]
-        telemetry.CHANGELOG_BYTES.inc(sum(len(r.key or b"") + len(r.value or b"") for group in records for r in group))
+        telemetry.CHANGELOG_BYTES.inc(
+            sum(len(r.key or b"") + len(r.value or b"") for group in records for r in group)
+        )
         sent = await self._producer.send(self._topic, partition, records)
         await self._check(partition, sent, records)
         await self._repair(partition)
@@ -74,7 +76,9 @@ class Changelog:
         for i in range(len(log) - len(flat), -1, -1):
             if [(key, value) for _, key, value in log[i : i + len(flat)]] == flat:
                 return Sent(log[i][0], len(flat))
-        raise ForeignWrite(f"{self._topic}/{partition}: acknowledged records are not in the log from {start} on")
+        raise ForeignWrite(
+            f"{self._topic}/{partition}: acknowledged records are not in the log from {start} on"
+        )
 
     async def _repair(self, partition: int) -> None:
         """Make each user's newest record the last one in the log again, and publish what the zombie overwrote."""
@@ -90,7 +94,9 @@ class Changelog:
         await self._repair(partition)
 
     async def _read(self, partition: int, start: int, end: int) -> dict[bytes, bytes | None]:
-        return {key: value for _, key, value in await self._read_all(partition, start, end) if key is not None}
+        return {
+            key: value for _, key, value in await self._read_all(partition, start, end) if key is not None
+        }
 
     async def _read_all(
         self, partition: int, start: int, end: int | None = None
@@ -98,7 +104,9 @@ class Changelog:
         """Records of our changelog partition from `start` to `end` (exclusive; None = the end of the log)."""
         tp = TopicPartition(self._topic, partition)
         found: list[tuple[int, bytes | None, bytes | None]] = []
-        consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(enable_auto_commit=False, **self._connection)
+        consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
+            enable_auto_commit=False, **self._connection
+        )
         await consumer.start()
         try:
             consumer.assign([tp])

@@ -12,7 +12,7 @@ import collections
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from aiokafka import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
@@ -26,7 +26,7 @@ from streamer.transport.tolerant_records import tolerate
 if TYPE_CHECKING:
     from streamer.transport.app import BatchApp
 
-Record = ConsumerRecord[bytes | None, bytes | None]
+Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 
 SESSION_SHARE = 0.7
 """A send must reach the broker before the session ends: the last good heartbeat may be this share of it old."""
@@ -65,7 +65,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """Tag every fetch with the number of seeks that its partition had seen when it was drained."""
         try:
             records = await super()._fetch_records(*args, **kwargs)
-        except UnicodeDecodeError:  # a header key; what the fetch had read shows as a hole and is fetched again
+        except (
+            UnicodeDecodeError
+        ):  # a header key; what the fetch had read shows as a hole and is fetched again
             tolerate()
             return {}
         return {tp: (self.epochs[TP(*tp)], recs) for tp, recs in records.items()}
@@ -125,7 +127,7 @@ class BatchConsumer(driver.Consumer):
                     run.tp,
                     ConsumerMessage(
                         last.topic, last.partition, last.offset, last.timestamp / 1000, last.timestamp_type,
-                        [], None, run, None, 0, 0, run.tp, generation_id=run.lane.generation,
+                        [], None, cast(Any, run), None, 0, 0, run.tp, generation_id=run.lane.generation,
                     ),
                 )  # fmt: skip
         # Compacted topics have holes, so offsets cannot tell: a fetch is stale if its partition was sought since.
@@ -142,7 +144,12 @@ class BatchConsumer(driver.Consumer):
         """Judge a fetch by its offsets. Refusing is safe: the next fetch shows the hole, and it is fetched again."""
         lane = self._lanes.get(tp)  # none before the seek
         wanted = tp in self._get_active_partitions() or tp in self._buffered_partitions
-        if lane is None or not wanted or not self.flow_active or lane.generation != self.app.consumer_generation_id:
+        if (
+            lane is None
+            or not wanted
+            or not self.flow_active
+            or lane.generation != self.app.consumer_generation_id
+        ):
             telemetry.DROPPED_FETCHES.inc()
             return []
         verdict = lane.judge(records[0].offset, records[-1].offset)
@@ -154,7 +161,7 @@ class BatchConsumer(driver.Consumer):
             await self._thread.seek_wait({cast(TP, TopicPartition(*tp)): lane.expected})
             return []
         fresh = [r for r in records if r.offset >= lane.expected]
-        self._read_offset[tp] = None  # type: ignore[assignment]  # else _drain_messages may drop a replay silently
+        self._read_offset[tp] = None  # else _drain_messages may drop a replay silently
         size = self.app.run_records
         slices = [fresh[i : i + size] for i in range(0, len(fresh), size)]
         return [Run(tp, part, lane, lane.deliver(part[0].offset, part[-1].offset)) for part in slices]
@@ -211,8 +218,12 @@ class BatchConsumer(driver.Consumer):
         await super().wait_empty()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        self._buffered_partitions.difference_update(revoked)  # else a late pressure drop reopens a paused partition
-        await super().on_partitions_revoked(revoked)  # suspends the flow, clears queues, wait_empty(), commits
+        self._buffered_partitions.difference_update(
+            revoked
+        )  # else a late pressure drop reopens a paused partition
+        await super().on_partitions_revoked(
+            revoked
+        )  # suspends the flow, clears queues, wait_empty(), commits
         for tp in revoked:
             self._lanes.pop(tp, None)
         await self.app.abandon()

@@ -62,7 +62,8 @@ class LocalBroker(ABC):
     def __init__(self, data: Path | None = None, *, port: int | None = None, say: Say = _quiet) -> None:
         self.say = say
         self._temporary = data is None
-        self.data = Path(tempfile.mkdtemp(prefix="headwater-broker-")) if data is None else data.absolute()
+        temporary = Path(tempfile.gettempdir(), f"headwater-broker-{uuid.uuid4().hex}")
+        self.data = temporary if data is None else data.absolute()
         self.port = port or free_port()
         self._chosen_port = port is not None
         self._process: subprocess.Popen[bytes] | None = None
@@ -92,7 +93,7 @@ class LocalBroker(ABC):
             raise BrokerUnavailable(
                 f"port {self.port} is taken: stop what listens there or choose another with --port"
             )
-        self.data.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             command = self._command()
         except BaseException:

@@ -86,40 +86,40 @@ class Pipeline(Generic[P]):
         self._consumer: BatchConsumer | None = None
         self._waiting: collections.deque[Waiting[P]] = collections.deque()
         self._stages: dict[TP, list[Stage]] = collections.defaultdict(list)
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._computing = asyncio.Lock()
 
     # ------------------------------------------------------------------ in
     async def handle(self, message: Any, consumer: BatchConsumer) -> None:
         """Take one run from a stream; blocks while enough is waiting, which in turn stops the fetching."""
         self._consumer, run = consumer, message.value
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._waiting_records() < 2 * self._max_records)
+        await self._until(lambda: self._waiting_records() < 2 * self._max_records)
         if not consumer.owns(run) or not consumer.flow_active:
             consumer._unacked_messages.discard(message.message)
             return
         prepared = asyncio.ensure_future(self._processor.prepare(run))
         self._waiting.append(Waiting(run, message.message, prepared))
         prepared.add_done_callback(lambda _: self._wake())
-        await self._notify()
+        self._wake()
 
     def _waiting_records(self) -> int:
         return sum(len(w.run.records) for w in self._waiting)
 
     def _wake(self) -> None:
-        asyncio.ensure_future(self._notify())
+        """Have whoever waits look again; waiters re-check their condition, so waking too often is harmless."""
+        self._changed.set()
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
 
     # ------------------------------------------------------------------ computing
     async def run_forever(self) -> None:
         """Compute batches as long as the worker lives; a failure ends the worker, nothing acknowledged."""
         try:
             while True:
-                async with self._changed:
-                    await self._changed.wait_for(lambda: any(self._eligible()))
+                await self._until(lambda: bool(self._eligible()))
                 async with self._computing:
                     batch = self._take()
                     if batch:
@@ -166,11 +166,13 @@ class Pipeline(Generic[P]):
             delivery, stages = deliveries[tp.partition], self._stages[tp]
             stage = Stage(loop.create_future(), loop.create_future())
             if self._store is not None:
-                self._store.stage(tp.partition, (change for group in delivery.groups for change in group), stage)
+                self._store.stage(
+                    tp.partition, (change for group in delivery.groups for change in group), stage
+                )
             previous = stages[-1] if stages else None
             stages.append(stage)
             stage.task = asyncio.ensure_future(self._finish(tp, waiting, delivery, stage, previous))
-        await self._notify()
+        self._wake()
 
     # ------------------------------------------------------------------ out
     async def _finish(
@@ -200,12 +202,16 @@ class Pipeline(Generic[P]):
         finally:
             self._leave(tp, waiting, changes, stage)
 
-    async def _log(self, consumer: BatchConsumer, last: Run, delivery: Delivery, changes: dict[bytes, bytes]) -> None:
+    async def _log(
+        self, consumer: BatchConsumer, last: Run, delivery: Delivery, changes: dict[bytes, bytes]
+    ) -> None:
         if self._changelog is None or self._store is None or not delivery.groups:
             return
         offset = await self._changelog.append(last.tp.partition, delivery.groups)
         if not consumer.owns(last):
-            raise LostOwnership(f"{last.tp.topic}/{last.tp.partition} was revoked while its records were on their way")
+            raise LostOwnership(
+                f"{last.tp.topic}/{last.tp.partition} was revoked while its records were on their way"
+            )
         self._store.write(last.tp.partition, changes, offset)
 
     async def _publish(self, tp: TP, delivery: Delivery) -> None:
@@ -222,7 +228,9 @@ class Pipeline(Generic[P]):
 
     async def _bury(self, partition: int, letters: Sequence[Outgoing]) -> None:
         partitions = await self._producer.partitions_for(self._dead_letter_topic)
-        await self._producer.send(self._dead_letter_topic, partition % partitions, [[letter] for letter in letters])
+        await self._producer.send(
+            self._dead_letter_topic, partition % partitions, [[letter] for letter in letters]
+        )
 
     def _leave(self, tp: TP, waiting: list[Waiting[P]], changes: dict[bytes, bytes], stage: Stage) -> None:
         for future in (stage.logged, stage.published):
@@ -270,5 +278,5 @@ class Pipeline(Generic[P]):
         if tasks:
             await asyncio.wait(tasks)
         self._stages.clear()
-        await self._notify()
+        self._wake()
         return bool(tasks)

@@ -20,6 +20,8 @@ log = logging.getLogger("headwater.transport")
 
 
 class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # marked final; there is no other seam
+    _buffer: bytearray
+
     def _read_msg(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super()._read_msg(*args, **kwargs)
@@ -59,5 +61,7 @@ class TolerantRecords(_MemoryRecordsPy):  # type: ignore[misc]
 def tolerate() -> None:
     """From now on, this process reads every record with the tolerant parser."""
     if fetcher.MemoryRecords is not TolerantRecords:
-        log.warning("a record has a header key that is not UTF-8: reading on with the slower, tolerant parser")
+        log.warning(
+            "a record has a header key that is not UTF-8: reading on with the slower, tolerant parser"
+        )
         fetcher.MemoryRecords = TolerantRecords

@@ -28,7 +28,8 @@ class ChangelogView:
     def read(cls, brokers: str, topic: str) -> ChangelogView:
         view = cls()
         for record in read_log(brokers, topic):
-            assert record.key is not None and record.value is not None, "the changelog holds no deletions"
+            assert record.key is not None
+            assert record.value is not None, "the changelog holds no deletions"
             key = (record.partition, record.key)
             have = view.newest.get(key)
             if have is not None and applied(record.value) < applied(have):
@@ -65,7 +66,12 @@ def recompute(ingest: Ingest, log: list[LogRecord], topic: str, batch: int = 500
 class _Record:
     def __init__(self, topic: str, record: LogRecord) -> None:
         self.topic, self.partition, self.offset = topic, record.partition, record.offset
-        self.timestamp, self.key, self.value, self.headers = record.timestamp_ms, record.key, record.value, record.headers
+        self.timestamp, self.key, self.value, self.headers = (
+            record.timestamp_ms,
+            record.key,
+            record.value,
+            record.headers,
+        )
 
 
 @dataclass
@@ -93,7 +99,8 @@ def _head_differences(ours: bytes, theirs: bytes, hidden: int, tolerance: float)
     (mine,), (my_tail,) = decode_heads([ours], hidden, 1)
     (other,), (other_tail,) = decode_heads([theirs], hidden, 1)
     fields = [name for name in head_dtype(hidden).names or () if name != "gru"]
-    found = [f"{name} is {mine[name]}, recomputed {other[name]}" for name in fields if mine[name].tobytes() != other[name].tobytes()]
+    unequal = [name for name in fields if mine[name].tobytes() != other[name].tobytes()]
+    found = [f"{name} is {mine[name]}, recomputed {other[name]}" for name in unequal]
     if my_tail != other_tail:
         found.append("rolling counts differ")
     if not np.allclose(mine["gru"], other["gru"], atol=tolerance, rtol=0):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from aiokafka import AIOKafkaProducer
@@ -70,14 +71,21 @@ class Deployment:
 
     def begin(self, items: int = 60) -> Deployment:
         """Create the topics, release the artefact, publish the catalogue."""
-        asyncio.run(ensure_topics(self.settings))
-        release = release_record(self.artefact)
-        self.send("models", [(b"champion", encode(release))])
-        records = [
-            ItemRecord(f"i{i}", f"Title {i}", categories=[["action", "comedy", "drama"][i % 3], f"c{i % 7}"]) for i in range(items)
-        ]
-        self.send("items", [(r.item_id.encode(), encode(r)) for r in records])
+        self.create_topics()
+        self.release(self.artefact)
+        self.publish_items(items)
         return self
+
+    def create_topics(self) -> None:
+        asyncio.run(ensure_topics(self.settings))
+
+    def release(self, artefact: Path) -> None:
+        self.send("models", [(b"champion", encode(release_record(artefact)))])
+
+    def publish_items(self, items: int = 60) -> None:
+        kinds = ["action", "comedy", "drama"]
+        records = [ItemRecord(f"i{i}", f"Title {i}", categories=[kinds[i % 3], f"c{i % 7}"]) for i in range(items)]
+        self.send("items", [(r.item_id.encode(), encode(r)) for r in records])
 
     def worker(self, name: str, *faults: str, **settings: str) -> WorkerProcess:
         program = [str(Path(__file__).with_name("faulty_worker.py")), *faults] if faults else None
@@ -88,7 +96,12 @@ class Deployment:
     def wait_for_catalogue(self, items: int = 60, timeout_s: float = 60.0) -> None:
         """Until every item's vector is on `item-vectors` (a started worker puts them there) and could be followed."""
         topic = self.settings.topic("item-vectors")
-        wait_until(lambda: len({r.key for r in read_log(self.brokers, topic)}) >= items, timeout_s, "the catalogue", 0.5)
+        wait_until(
+            lambda: len({r.key for r in read_log(self.brokers, topic)}) >= items,
+            timeout_s,
+            "the catalogue",
+            0.5,
+        )
         time.sleep(1.5)  # followers gather changes for half a second
 
     def send(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
@@ -96,6 +109,7 @@ class Deployment:
 
     def send_events(self, events: list[dict[str, object]], rate: float | None = None) -> None:
         """In order, at `rate` events/s (None: at once)."""
+        records: list[tuple[bytes | None, bytes | None]]
         records = [(str(e["user_id"]).encode(), json.dumps(e).encode()) for e in events]
         asyncio.run(self._send(self.settings.topic("events"), records, rate))
 
@@ -151,7 +165,16 @@ class Deployment:
         decoder = EventDecoder(settings.event_types, Partitioner("murmur2"), settings.partitions)
         options = StateOptions(settings.window, int(settings.grace_s * 1000), Decay())
         recommend = Recommend("profiles", "recommendations", False, settings.top_k, settings.exclude_seen)
-        return Ingest(decoder, settings.event_types, options, lambda: champion, lambda p: lambda key: None, Texts(self.artefact), recommend)  # type: ignore[arg-type]
+        texts: Any = Texts(self.artefact)
+        return Ingest(
+            decoder,
+            settings.event_types,
+            options,
+            lambda: champion,
+            lambda p: lambda key: None,
+            texts,
+            recommend,
+        )
 
     def check_exact(self) -> None:
         """Every record of the changelog equals the offline recomputation over the whole log of events."""
@@ -167,7 +190,9 @@ class Deployment:
             worker.close()
 
 
-def events(n: int, users: int, seed: int = 0, items: int = 60, start_ms: int = 1_700_000_000_000) -> list[dict[str, object]]:
+def events(
+    n: int, users: int, seed: int = 0, items: int = 60, start_ms: int = 1_700_000_000_000
+) -> list[dict[str, object]]:
     """Events of several types in time order, with some duplicates, late ones, unknown items and texts."""
     rng = np.random.default_rng(seed)
     made: list[dict[str, object]] = []

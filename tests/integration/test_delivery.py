@@ -22,7 +22,9 @@ USERS = 400
 
 
 @pytest.fixture
-def deploy(kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+def deploy(
+    kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path
+) -> Iterator[Callable[..., Deployment]]:
     made: list[Deployment] = []
 
     def make(**options: str) -> Deployment:
@@ -50,7 +52,8 @@ class Load(threading.Thread):
 
     def finish(self) -> None:
         self.join(self.n / RATE * 3 + 60)
-        assert not self.is_alive() and self.failure is None, f"the load did not end well: {self.failure!r}"
+        assert not self.is_alive(), "the load has not ended"
+        assert self.failure is None, f"the load failed: {self.failure!r}"
 
 
 def one_worker_up(deployment: Deployment) -> None:

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 READY = re.compile(r"ready: generation (\d+), partitions \[([\d, ]*)\]")
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def wait_until(condition, timeout_s: float, what: str, every_s: float = 0.05):
+def wait_until(condition: Callable[[], T], timeout_s: float, what: str, every_s: float = 0.05) -> T:
     """Poll until `condition()` is true and return its value; fail naming `what`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -35,7 +38,11 @@ class WorkerProcess:
         self.name, self.state_dir = name, folder / name
         self.log_path = folder / f"{name}.log"
         self._program = program or ["-m", "streamer", "worker"]
-        self._settings = {"HEADWATER_METRICS_PORT": "0", **settings, "HEADWATER_STATE_DIR": str(self.state_dir)}
+        self._settings = {
+            "HEADWATER_METRICS_PORT": "0",
+            **settings,
+            "HEADWATER_STATE_DIR": str(self.state_dir),
+        }
         self.process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
 
@@ -71,7 +78,9 @@ class WorkerProcess:
     def wait_ready(self, times: int = 1, timeout_s: float = 60.0) -> WorkerProcess:
         def check() -> bool:
             if self.process is not None and self.process.poll() is not None:
-                raise AssertionError(f"{self.name} ended with {self.process.returncode}:\n{self.log()[-4000:]}")
+                raise AssertionError(
+                    f"{self.name} ended with {self.process.returncode}:\n{self.log()[-4000:]}"
+                )
             return self.ready_count() >= times
 
         wait_until(check, timeout_s, f"{self.name} ready {times} times; its log ends:\n{self.log()[-3000:]}")
@@ -103,7 +112,9 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise AssertionError(f"{self.name} did not end within {timeout_s:.0f} s:\n{self.log()[-4000:]}") from None
+            raise AssertionError(
+                f"{self.name} did not end within {timeout_s:.0f} s:\n{self.log()[-4000:]}"
+            ) from None
 
     def wipe(self) -> None:
         """Remove the state folder: RocksDB is gone, the changelog is what remains."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from streamer.core.lane import Lane, Verdict
     order=st.randoms(use_true_random=False),
     finished=st.integers(0, 12),
 )
-def test_committable_is_the_end_of_the_done_prefix(lengths: list[int], order, finished: int) -> None:
+def test_committable_is_the_end_of_the_done_prefix(lengths: list[int], order: Random, finished: int) -> None:
     lane = Lane(generation=1, expected=0)
     spans, next_offset = [], 0
     for length in lengths:
@@ -43,13 +44,19 @@ class Reader:
 
 @given(
     log_end=st.integers(1, 40),
-    steps=st.lists(st.tuples(st.integers(-3, 6), st.integers(1, 6), st.booleans(), st.booleans()), max_size=60),
+    steps=st.lists(
+        st.tuples(st.integers(-3, 6), st.integers(1, 6), st.booleans(), st.booleans()), max_size=60
+    ),
 )
-def test_every_offset_is_absorbed_once_in_order_across_crashes(log_end: int, steps) -> None:
+def test_every_offset_is_absorbed_once_in_order_across_crashes(
+    log_end: int, steps: list[tuple[int, int, bool, bool]]
+) -> None:
     reader = Reader()
     generation, lane, open_spans = 1, Lane(1, 0), []
     position = 0
-    state_applied = -1  # as the state record keeps it: survives crashes once the run's records are acknowledged
+    state_applied = (
+        -1
+    )  # as the state record keeps it: survives crashes once the run's records are acknowledged
     for jump, size, finish_newest, crash in [*steps, *[(0, 6, False, False)] * 60]:
         first = max(0, position + min(jump, 0))  # a stale fetch reaches back
         first = min(first + max(jump, 0), log_end)  # a lossy one jumps ahead

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+
+import onnxruntime as ort
 import pytest
 
 from streamer.errors import DeviceUnavailable, SettingsError
@@ -29,18 +32,18 @@ def test_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_probe_believes_the_tensor_and_not_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert "built without it" in (device.cuda_fault() or "")
-    monkeypatch.setattr(device.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: None)
-    monkeypatch.setattr(device.ort, "preload_dlls", lambda **_: print("cudnn is absent"), raising=False)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: None)
+    monkeypatch.setattr(ort, "preload_dlls", lambda **_: print("cudnn is absent"), raising=False)
 
     def refuse(*_: object) -> None:
         raise RuntimeError("CUDA Provider not available")
 
-    monkeypatch.setattr(device.ort.OrtValue, "ortvalue_from_numpy", refuse)
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", refuse)
     assert device.cuda_fault() == "CUDA Provider not available cudnn is absent"
-    monkeypatch.setattr(device.ort.OrtValue, "ortvalue_from_numpy", lambda *_: None)
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", lambda *_: None)
     assert device.cuda_fault() is None
 
 

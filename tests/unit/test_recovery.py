@@ -41,7 +41,9 @@ class Recorder:
             on_rebalance_complete=SimpleNamespace(send=self.note_async("rebalance_complete")),
             consumer_generation_id=7,
             conf=SimpleNamespace(broker_request_timeout=5.0),
-            flow_control=SimpleNamespace(is_active=lambda: self.flowing, resume=self.note("flow_control.resume")),
+            flow_control=SimpleNamespace(
+                is_active=lambda: self.flowing, resume=self.note("flow_control.resume")
+            ),
             _fetcher=SimpleNamespace(maybe_start=self.note_async("fetcher.start")),
             assignor=SimpleNamespace(assigned_standbys=lambda: ()),
             on_changelog_recovered=self.note_async("changelog_recovered"),

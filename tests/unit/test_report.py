@@ -81,12 +81,12 @@ def test_last_offsets_are_the_users_latest() -> None:
 def test_throughput_counts_what_was_published_after_the_first_outputs() -> None:
     # 100 events: 10 + 20 covered when the clock starts, 70 more in the second that follows.
     arrivals = [arrival(5.0, "a", 9), arrival(5.0, "b", 19, partition=1), arrival(6.0, "c", 99)]
-    assert throughput(arrivals, 100, started_ms=1000) == pytest.approx(70.0)
+    assert throughput(arrivals, 100, ready_ms=1000) == pytest.approx(70.0)
 
 
-def test_throughput_of_a_single_batch_counts_from_the_workers_start() -> None:
-    assert throughput([arrival(5.0, "a", 99)], 100, started_ms=1000) == pytest.approx(100 / 4.0)
-    assert throughput([], 100, started_ms=1000) == 0.0
+def test_throughput_of_a_single_batch_counts_from_when_the_worker_was_ready() -> None:
+    assert throughput([arrival(5.0, "a", 99)], 100, ready_ms=1000) == pytest.approx(100 / 4.0)
+    assert throughput([], 100, ready_ms=1000) == 0.0
 
 
 def test_shown_user_is_a_busy_one() -> None:

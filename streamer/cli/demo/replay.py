@@ -122,13 +122,13 @@ def latencies_ms(users: Sequence[str], sent: Sequence[Sent], arrivals: Sequence[
     return found
 
 
-def throughput(arrivals: Sequence[Arrival], events: int, started_ms: int) -> float:
+def throughput(arrivals: Sequence[Arrival], events: int, ready_ms: int) -> float:
     """Events per second from the first acknowledged output to the last, by Kafka's timestamps.
 
     What the first outputs had already covered is not counted, since their time is not measured either: every
     partition's progress is the highest source offset among its outputs (topics that start at offset 0). When they had
-    covered nearly everything, the time counts from `started_ms` (epoch), the worker's start: less than the truth.
-    0 without outputs.
+    covered nearly everything, the time counts from `ready_ms` (epoch), when the worker began to consume. 0 without
+    outputs.
     """
     if not arrivals:
         return 0.0
@@ -141,5 +141,5 @@ def throughput(arrivals: Sequence[Arrival], events: int, started_ms: int) -> flo
             before[source.partition] = max(before.get(source.partition, 0), source.offset + 1)
     counted = events - sum(before.values())
     if counted < MEASURABLE_SHARE * events or last_ms == first_ms:
-        return events / (max(last_ms - started_ms, 1) / 1000.0)
+        return events / (max(last_ms - ready_ms, 1) / 1000.0)
     return counted / ((last_ms - first_ms) / 1000.0)

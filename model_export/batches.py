@@ -1,0 +1,141 @@
+"""Histories cut into chunks and padded into batches.
+
+Every chunk starts from a zero state, as a user does who is new to the stream or whose state is rebuilt from the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model_export.interactions import NONE, History
+from streamer.core.event_types import EventTypes
+
+NEVER = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B chunks of up to T events, each with its next event as the target."""
+
+    item: Tensor
+    """(B, T) i64 row of the item, NONE without one."""
+    type: Tensor
+    """(B, T) i64"""
+    gap: Tensor
+    """(B, T) f32"""
+    value: Tensor
+    """(B, T) f32"""
+    text: Tensor
+    """(B, T) i64 row of the text, NONE without one."""
+    next_item: Tensor
+    """(B, T) i64; NONE in the padding and where the next event has no item, or one that would not be recommended."""
+    next_type: Tensor
+    """(B, T) i64; 0 in the padding."""
+    weight: Tensor
+    """(B, T) f32 weight of the next event's type."""
+    consumed_at: Tensor
+    """(B, N) i32 column at which the item was consumed, negative before the chunk, NEVER if it was not."""
+
+    @property
+    def targets(self) -> int:
+        return int((self.next_item != NONE).sum())
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Inputs first..last-1 of a history; the targets are first+1..last."""
+
+    history: History
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+class Batches:
+    """A new arrangement of the same histories for every epoch."""
+
+    def __init__(
+        self, histories: Sequence[History], items: int, types: EventTypes, *, events: int, chunk: int
+    ) -> None:
+        """`events`: about how many a batch holds, padding included; `chunk`: the most of one user."""
+        self._histories = [history for history in histories if len(history) > 1]
+        self._items, self._events, self._chunk = items, events, chunk
+        self._consumes, self._weights = np.zeros(32, np.bool_), np.zeros(32, np.float32)
+        for each in types:
+            self._consumes[each.code], self._weights[each.code] = each.consumes, each.weight
+
+    def epoch(self, rng: np.random.Generator) -> list[Sequence[_Chunk]]:
+        """Batches still to be assembled, in random order; histories with ties are ordered anew."""
+        chunks = [
+            chunk
+            for history in self._histories
+            for chunk in self._cut(history.reshuffle_ties(rng), int(rng.integers(self._chunk)))
+        ]
+        lengths = np.array([len(chunk) for chunk in chunks])
+        order = np.argsort(lengths + rng.random(len(lengths)) * 20)  # alike in length: little padding
+        groups: list[Sequence[_Chunk]] = []
+        group: list[_Chunk] = []
+        for row in order:
+            if group and len(chunks[row]) * (len(group) + 1) > self._events:
+                groups.append(group)
+                group = []
+            group.append(chunks[row])
+        groups.append(group)
+        return [groups[place] for place in rng.permutation(len(groups))]
+
+    def _cut(self, history: History, offset: int) -> Iterator[_Chunk]:
+        """A history that fits stays whole; the edges of the others move from epoch to epoch."""
+        last = len(history) - 1
+        if last <= self._chunk:
+            yield _Chunk(history, 0, last)
+            return
+        edges = [0, *range(max(offset, 1), last, self._chunk), last]
+        for start, stop in pairwise(edges):
+            yield _Chunk(history, start, stop)
+
+    def assemble(self, chunks: Sequence[_Chunk]) -> Batch:
+        shape = len(chunks), max(map(len, chunks))
+        item, text, next_item = (np.full(shape, NONE, np.int64) for _ in range(3))
+        kind, next_type = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        gap, value = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        consumed_at = np.full((shape[0], self._items), NEVER, np.int32)
+        for row, chunk in enumerate(chunks):
+            history, n = chunk.history, len(chunk)
+            inputs, targets = slice(chunk.first, chunk.last), slice(chunk.first + 1, chunk.last + 1)
+            item[row, :n], kind[row, :n] = history.item[inputs], history.type[inputs]
+            gap[row, :n], value[row, :n] = history.gap[inputs], history.value[inputs]
+            text[row, :n], next_type[row, :n] = history.text[inputs], history.type[targets]
+            if chunk.first:
+                gap[row, 0] = 0  # the state starts here
+            next_item[row, :n] = self._consume(consumed_at[row], chunk)
+        return Batch(
+            item=torch.from_numpy(item),
+            type=torch.from_numpy(kind),
+            gap=torch.from_numpy(gap),
+            value=torch.from_numpy(value),
+            text=torch.from_numpy(text),
+            next_item=torch.from_numpy(next_item),
+            next_type=torch.from_numpy(next_type),
+            weight=torch.from_numpy(self._weights[next_type]),
+            consumed_at=torch.from_numpy(consumed_at),
+        )
+
+    def _consume(self, consumed_at: NDArray[np.int32], chunk: _Chunk) -> NDArray[np.int64]:
+        """Fill one row of consumed_at (N,), and return the targets (n,) that may still be recommended."""
+        history = chunk.history
+        before = slice(0, chunk.last)
+        places = np.flatnonzero(self._consumes[history.type[before]] & (history.item[before] != NONE))[::-1]
+        consumed_at[history.item[places]] = places - chunk.first  # backwards, so that the first time stays
+        targets = history.item[chunk.first + 1 : chunk.last + 1].copy()
+        gone = (targets != NONE) & (consumed_at[targets] <= np.arange(len(chunk)))
+        targets[gone] = NONE
+        return targets

@@ -1,0 +1,24 @@
+"""What the integration tests share: deployments that end with their test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.stream import Deployment
+
+
+@pytest.fixture
+def deploy(kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """Makes a deployment with settings: topics, a champion and the catalogue are there, no worker is."""
+    made: list[Deployment] = []
+
+    def make(**options: str) -> Deployment:
+        made.append(Deployment(kafka, topic_prefix, artefact, tmp_path, options))
+        return made[-1].begin()
+
+    yield make
+    for deployment in made:
+        deployment.close()
