@@ -72,21 +72,23 @@ class Refresh:
         if not users.size:
             return
         ids = [self._batch.users[user].decode() for user in users]
-        sources = [self._source(user) for user in users.tolist()]
+        sources = self._sources(users)
         self._collect(self._profiles, users, self._profiles_of(users, ids, sources))
         self._collect(self._recommendations, users, self._lists_of(users, ids, sources))
 
-    def _source(self, user: int) -> Source:
-        partition = self._batch.partitions[user]
-        return Source(self._batch.topics[partition], partition, int(self._states.heads["applied"][user]))
+    def _sources(self, users: Rows) -> list[Source]:
+        partitions, topics = self._batch.partitions, self._batch.topics
+        of_users = [partitions[user] for user in users.tolist()]
+        applied = self._states.heads["applied"][users].tolist()
+        return [Source(topics[p], p, offset) for p, offset in zip(of_users, applied, strict=True)]
 
     def _collect(
         self, outputs: dict[int, list[Outgoing]], users: Rows, records: Sequence[Profile | Recommendations]
     ) -> None:
+        keys, partitions = self._batch.users, self._batch.partitions
+        lists = {partition: outputs.setdefault(partition, []) for partition in self._batch.topics}
         for user, record in zip(users.tolist(), records, strict=True):
-            outputs.setdefault(self._batch.partitions[user], []).append(
-                Outgoing(self._batch.users[user], encode(record))
-            )
+            lists[partitions[user]].append(Outgoing(keys[user], encode(record)))
 
     def _profiles_of(self, users: Rows, ids: list[str], sources: list[Source]) -> list[Profile]:
         champion = self._champion

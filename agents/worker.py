@@ -249,4 +249,9 @@ def run(settings: Settings) -> int:
     try:
         process.execute_from_commandline()
     except SystemExit as exit_:
-        return FATAL_EXIT_CODE if app.fatal is not None else int(exit_.code or 0)
+        code = int(exit_.code or 0)
+    except BaseException:
+        if app.fatal is None:
+            raise
+        code = FATAL_EXIT_CODE  # said already; what Faust raises here is the shutdown's own cancellation
+    return FATAL_EXIT_CODE if app.fatal is not None else code

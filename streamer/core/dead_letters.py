@@ -12,6 +12,8 @@ DETAIL = f"{PREFIX}detail"
 SOURCE_TOPIC = f"{PREFIX}source-topic"
 SOURCE_PARTITION = f"{PREFIX}source-partition"
 SOURCE_OFFSET = f"{PREFIX}source-offset"
+CUT_FROM = f"{PREFIX}cut-from"
+"""Only on a letter that its topic could not take whole: what the record's sizes were."""
 
 
 def dead_letter_headers(

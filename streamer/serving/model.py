@@ -205,7 +205,7 @@ def _i64(array: Array) -> I64:
 
 def _table(path: Path, shape: tuple[int, ...]) -> F32:
     try:
-        table = np.load(path, allow_pickle=False)
+        table: F32 = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path.name} cannot be read: {error}") from error
     if table.dtype != np.float32 or table.shape != shape:
@@ -213,7 +213,7 @@ def _table(path: Path, shape: tuple[int, ...]) -> F32:
     if not np.isfinite(table).all():
         raise ArtefactError(f"{path.name} holds NaN or infinity: train again")
     table.flags.writeable = False
-    return table  # type: ignore[no-any-return]
+    return table
 
 
 def _refuse_not_finite(state: F32) -> None:

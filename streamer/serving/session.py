@@ -1,9 +1,7 @@
-"""onnxruntime sessions as Headwater wants them: one thread, no spinning, one small memory arena for all of them."""
+"""onnxruntime sessions as Headwater wants them: one thread, no spinning, memory for shapes that vary."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,9 +16,6 @@ from streamer.serving.device import Device, OnnxErrors
 Array: TypeAlias = npt.NDArray[Any]
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
-
-_arena_lock = threading.Lock()
-_arena_made = False
 
 
 class Session:
@@ -38,20 +33,24 @@ class Session:
     def run(self, feeds: Mapping[str, Array | ort.OrtValue]) -> list[Array]:
         """Outputs in the order of `outputs`. Contiguous inputs are read in place; outputs are new arrays."""
         if self.device.kind == "cpu":
-            return self._session.run(None, feeds)  # type: ignore[no-any-return]
+            outputs: list[Array] = self._session.run(None, feeds)
+            return outputs
         return [v.numpy() for v in self._session.run_with_ort_values(None, _on_host(feeds))]
 
 
-def open_session(path: Path, device: Device) -> Session:
-    """Open an ONNX file; raises ArtefactError if it is none, DeviceUnavailable if CUDA was asked for and not taken."""
+def open_session(path: Path, device: Device, *, arena: bool = True) -> Session:
+    """Open an ONNX file; raises ArtefactError if it is none, DeviceUnavailable if CUDA was asked for and not taken.
+
+    Without `arena` the memory of a run goes back to the system after it: for graphs with large and rare runs.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors; warnings are about the graph's optimisation
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    _make_arena()
+    options.enable_mem_pattern = False  # plans memory for one shape; ours differ from batch to batch
+    options.enable_cpu_mem_arena = arena
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if device.kind == "cuda":
         # TF32 would cost three digits. Without "strict", what CUDA has no kernel for runs on the CPU.
@@ -74,20 +73,6 @@ def open_session(path: Path, device: Device) -> Session:
             f"{path.name}: onnxruntime fell back to {session.get_providers()}; is cuDNN 9 installed?"
         )
     return Session(session, device)
-
-
-def _make_arena() -> None:
-    """One CPU arena for all sessions that grows by what is asked, not by doubling; made once per process."""
-    global _arena_made
-    with _arena_lock:
-        if not _arena_made:
-            memory = ort.OrtMemoryInfo(
-                "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-            )
-            # (max_mem 0 = no bound, extend strategy 1 = same as requested, then defaults)
-            with contextlib.suppress(RuntimeError):  # another library registered one first
-                ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, 1, -1, -1))
-            _arena_made = True
 
 
 def _tensor(dtype: str, shape: list[int | str | None]) -> Tensor:

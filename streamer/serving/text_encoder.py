@@ -53,7 +53,7 @@ class TextEncoder:
     @classmethod
     def open(cls, path: Path, device: Device = CPU) -> TextEncoder:
         """An exported encoder directory without a manifest (encoder.onnx, tokenizer.json, parity.npz)."""
-        session = open_session(path / ENCODER, device)
+        session = open_session(path / ENCODER, device, arena=False)
         check_tensors({ENCODER: contract_tensors(1, 1, {}, CONTENT_DIM)[ENCODER]}, {ENCODER: session.tensors})
         check_pairs("encode", session, read_pairs(path))
         digest = encoder_digest(sha256_of(path / ENCODER), sha256_of(path / TOKENIZER))

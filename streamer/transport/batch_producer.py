@@ -11,12 +11,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streamer.errors import LostOwnership, RecordTooLarge
 
 BATCH_BYTES = 900_000
 """Below the broker's default `message.max.bytes` (1,048,588)."""
+BATCH_OVERHEAD_BYTES = 61
 RECORD_OVERHEAD_BYTES = 40
+HEADER_OVERHEAD_BYTES = 10
+GZIP = 1
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -61,20 +65,16 @@ class BatchProducer:
         producer, now_ms = self._producer, int(time.time() * 1000)
         builder, size, futures = producer.create_batch(), 0, []
         for group in groups:
-            need = sum(len(r.key or b"") + len(r.value or b"") + RECORD_OVERHEAD_BYTES for r in group)
+            need = sum(map(wire_bytes, group))
             if size and size + need > BATCH_BYTES:
                 builder.close()
                 futures.append((await producer.send_batch(builder, topic, partition=partition), builder))
                 builder, size = producer.create_batch(), 0
-            for record in group:
-                added = builder.append(
-                    timestamp=now_ms, key=record.key, value=record.value, headers=list(record.headers)
-                )
-                if added is None:
-                    raise RecordTooLarge(
-                        f"{topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes"
-                    )
-            size += need
+            if need > BATCH_BYTES:
+                builder = packing_builder()
+            if not all(append(builder, record, now_ms) for record in group):
+                raise RecordTooLarge(f"{topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes")
+            size = (size or BATCH_OVERHEAD_BYTES) + need
         if size:
             builder.close()
             futures.append((await producer.send_batch(builder, topic, partition=partition), builder))
@@ -100,3 +100,22 @@ class BatchProducer:
             old._message_accumulator.fail_all(LostOwnership("the partition was revoked"))
             old._closed = True
         await self.start()
+
+
+def wire_bytes(record: Outgoing) -> int:
+    """An upper bound of the record's size in a batch, uncompressed."""
+    size = len(record.key or b"") + len(record.value or b"") + RECORD_OVERHEAD_BYTES
+    for name, value in record.headers:  # a name's character has up to four bytes
+        size += 4 * len(name) + len(value) + HEADER_OVERHEAD_BYTES
+    return size
+
+
+def append(builder: BatchBuilder, record: Outgoing, now_ms: int) -> bool:
+    """Whether there was room; for the first record there always is."""
+    added = builder.append(timestamp=now_ms, key=record.key, value=record.value, headers=list(record.headers))
+    return added is not None
+
+
+def packing_builder() -> BatchBuilder:
+    """A batch that is compressed: for a record that is large because its own batch was."""
+    return BatchBuilder(BATCH_BYTES, GZIP)

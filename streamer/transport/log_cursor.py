@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from streamer.transport.tolerant_records import tolerate
+
 POLL_MS = 200
 HOLE_S = 2.0
 """So long must the broker answer nothing, below its own high watermark, until we believe that nothing is there."""
@@ -103,7 +105,13 @@ class LogCursor:
     async def poll(self, max_records: int | None = None) -> list[LogRecord]:
         """The next records of any partitions, at most POLL_MS later; in offset order within a partition."""
         answered_s = {partition: self.answered_s(partition) for partition in self.positions}
-        found = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=max_records)
+        try:
+            found = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=max_records)
+        except UnicodeDecodeError:  # a header's name: what this fetch had taken is read again
+            tolerate()
+            for partition, position in self.positions.items():
+                self.consumer.seek(TopicPartition(self.topic, partition), position)
+            return []
         records = [
             LogRecord(r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
             for batch in found.values()

@@ -19,6 +19,7 @@ from faust.types import TP
 from streamer import telemetry
 from streamer.errors import LostOwnership
 from streamer.transport.batch_producer import BatchProducer, Outgoing
+from streamer.transport.burial import buriable
 from streamer.transport.changelog import Changelog, Group
 from streamer.transport.consumer import BatchConsumer, Run
 from streamer.transport.state_store import BatchStore
@@ -229,7 +230,7 @@ class Pipeline(Generic[P]):
     async def _bury(self, partition: int, letters: Sequence[Outgoing]) -> None:
         partitions = await self._producer.partitions_for(self._dead_letter_topic)
         await self._producer.send(
-            self._dead_letter_topic, partition % partitions, [[letter] for letter in letters]
+            self._dead_letter_topic, partition % partitions, [[buriable(letter)] for letter in letters]
         )
 
     def _leave(self, tp: TP, waiting: list[Waiting[P]], changes: dict[bytes, bytes], stage: Stage) -> None:

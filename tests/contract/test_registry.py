@@ -76,15 +76,27 @@ def test_another_torch_model_is_noticed(artefact: Path, trained: UserModel) -> N
         verify_artefact(artefact, other)
 
 
-def test_the_same_model_is_the_same_version(
-    artefact: Path, trained: UserModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_model_is_the_same_version(artefact: Path, trained: UserModel) -> None:
     inode = artefact.stat().st_ino
     assert export_again(trained, artefact.parent, artefact) == artefact
     assert artefact.stat().st_ino == inode
 
 
-def test_a_published_version_is_never_replaced(artefact: Path, trained: UserModel) -> None:
+def copy_graphs(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the seconds of exporting, where the graphs do not matter."""
+
+    def copied(model: UserModel, folder: Path) -> None:
+        for name in GRAPHS:
+            (folder / name).write_bytes((artefact / name).read_bytes())
+
+    monkeypatch.setattr(export, "_write_graphs", copied)
+
+
+def test_a_published_version_is_never_replaced(
+    artefact: Path, trained: UserModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_graphs(artefact, monkeypatch)
+    monkeypatch.setattr(export, "verify_artefact", lambda *_: {})
     other = random_model(trained.content.numpy(), seed=1)
     before = {path.name: path.stat().st_mtime_ns for path in artefact.iterdir()}
     with pytest.raises(ArtefactError, match="holds another model"):
@@ -101,11 +113,7 @@ def test_a_failed_export_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def copied(model: UserModel, folder: Path) -> None:
-        for name in GRAPHS:
-            (folder / name).write_bytes((artefact / name).read_bytes())
-
-    monkeypatch.setattr(export, "_write_graphs", copied)
+    copy_graphs(artefact, monkeypatch)
     monkeypatch.setattr(export, at, full)
     with pytest.raises(OSError, match="No space"):
         export_again(trained, tmp_path, artefact)

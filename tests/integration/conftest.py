@@ -11,7 +11,9 @@ from tests.integration.stream import Deployment
 
 
 @pytest.fixture
-def deploy(kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+def deploy(
+    kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path
+) -> Iterator[Callable[..., Deployment]]:
     """Makes a deployment with settings: topics, a champion and the catalogue are there, no worker is."""
     made: list[Deployment] = []
 

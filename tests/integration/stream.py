@@ -84,7 +84,9 @@ class Deployment:
 
     def publish_items(self, items: int = 60) -> None:
         kinds = ["action", "comedy", "drama"]
-        records = [ItemRecord(f"i{i}", f"Title {i}", categories=[kinds[i % 3], f"c{i % 7}"]) for i in range(items)]
+        records = [
+            ItemRecord(f"i{i}", f"Title {i}", categories=[kinds[i % 3], f"c{i % 7}"]) for i in range(items)
+        ]
         self.send("items", [(r.item_id.encode(), encode(r)) for r in records])
 
     def worker(self, name: str, *faults: str, **settings: str) -> WorkerProcess:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -19,21 +18,6 @@ from tests.integration.workers import wait_until
 
 RATE = 1000.0
 USERS = 400
-
-
-@pytest.fixture
-def deploy(
-    kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path
-) -> Iterator[Callable[..., Deployment]]:
-    made: list[Deployment] = []
-
-    def make(**options: str) -> Deployment:
-        made.append(Deployment(kafka, topic_prefix, artefact, tmp_path, options))
-        return made[-1].begin()
-
-    yield make
-    for deployment in made:
-        deployment.close()
 
 
 class Load(threading.Thread):
@@ -61,7 +45,7 @@ def one_worker_up(deployment: Deployment) -> None:
     deployment.wait_for_catalogue()
 
 
-@pytest.mark.parametrize("standby", ["0", "1"])
+@pytest.mark.parametrize("standby", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_join_kill_wiped_return_and_leave(deploy: Callable[..., Deployment], standby: str) -> None:
     deployment = deploy(HEADWATER_STANDBY_REPLICAS=standby)
     first, second = deployment.worker("first"), deployment.worker("second")
@@ -104,7 +88,7 @@ def test_churn(deploy: Callable[..., Deployment], standby: str) -> None:
     deployment.check_exact()
 
 
-@pytest.mark.parametrize("standby", ["0", "1"])
+@pytest.mark.parametrize("standby", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_frozen_between_check_and_send(deploy: Callable[..., Deployment], standby: str) -> None:
     """The zombie writes after its partitions are another's: the survivor notices the gap and repairs what was overwritten."""
     deployment = deploy(HEADWATER_STANDBY_REPLICAS=standby)
@@ -124,6 +108,7 @@ def test_frozen_between_check_and_send(deploy: Callable[..., Deployment], standb
     deployment.check_exact()
 
 
+@pytest.mark.slow
 def test_stopped_for_longer_than_its_session(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy()
     first, second = deployment.worker("first"), deployment.worker("second")

@@ -42,7 +42,9 @@ def run_and_stop(worker: WorkerProcess) -> None:
     assert worker.stop() == 0
 
 
-def test_wiped_folder_comes_back_equal_and_a_kept_one_is_not_read_again(deploy: Callable[..., Deployment]) -> None:
+def test_wiped_folder_comes_back_equal_and_a_kept_one_is_not_read_again(
+    deploy: Callable[..., Deployment],
+) -> None:
     deployment = deploy(HEADWATER_WINDOW="32")  # so that segments fall out and there are seen chunks too
     partitions = deployment.settings.partitions
     worker = deployment.worker("worker").start().wait_ready()

@@ -12,7 +12,7 @@ from rich.console import Console
 from streamer.cli.demo import judging, keep, report
 from streamer.cli.demo.judging import PublishedBefore, Quality
 from streamer.cli.demo.passes import shown_user
-from streamer.cli.demo.replay import Arrival, last_offsets, latencies_ms, throughput
+from streamer.cli.demo.replay import Arrival, Rate, last_offsets, latencies_ms, throughput
 from streamer.cli.produce import Sent
 from streamer.core.partitioner import Kind
 from streamer.core.protocol import Label, Profile, Recommendation, Recommendations, Source
@@ -81,12 +81,12 @@ def test_last_offsets_are_the_users_latest() -> None:
 def test_throughput_counts_what_was_published_after_the_first_outputs() -> None:
     # 100 events: 10 + 20 covered when the clock starts, 70 more in the second that follows.
     arrivals = [arrival(5.0, "a", 9), arrival(5.0, "b", 19, partition=1), arrival(6.0, "c", 99)]
-    assert throughput(arrivals, 100, ready_ms=1000) == pytest.approx(70.0)
+    assert throughput(arrivals, 100, started_ms=1000) == Rate(70.0)
 
 
-def test_throughput_of_a_single_batch_counts_from_when_the_worker_was_ready() -> None:
-    assert throughput([arrival(5.0, "a", 99)], 100, ready_ms=1000) == pytest.approx(100 / 4.0)
-    assert throughput([], 100, ready_ms=1000) == 0.0
+@pytest.mark.parametrize("arrivals", [[arrival(5.0, "a", 99)], [arrival(4.9, "a", 9), arrival(5.0, "a", 99)]])
+def test_of_a_log_too_short_to_measure_only_a_lower_bound_is_told(arrivals: list[Arrival]) -> None:
+    assert throughput(arrivals, 100, started_ms=1000) == Rate(100 / 4.0, at_least=True)
 
 
 def test_shown_user_is_a_busy_one() -> None:
@@ -105,7 +105,7 @@ def found() -> report.Report:
         broker="Apache Kafka",
         model_version="v1",
         events=2,
-        events_per_s=1234.56,
+        rate=Rate(1234.56),
         latency_ms=[10.0, 20.0, 30.0],
         latency_rate=500.0,
         quality=Quality(figures, figures, 0.97, 0.85),
@@ -120,6 +120,7 @@ def test_report_as_json_has_the_stable_keys(found: report.Report, tmp_path: Path
     report.write_json(found, tmp_path / "new" / "report.json")
     shown = json.loads((tmp_path / "new" / "report.json").read_text())
     assert shown["events"] == 2
+    assert shown["events_per_s"] == 1234.6
     assert shown["latency_ms"] == {"p50": 20.0, "p99": 29.8}
     assert shown["hit_rate_at_10"] == {"stream": 0.25, "popularity": 0.125, "item_knn": 0.2}
     promised = {"events", "events_per_s", "latency_ms", "hit_rate_at_10", "ndcg_at_10"}

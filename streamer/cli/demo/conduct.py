@@ -111,7 +111,7 @@ def _steps(
         broker=broker.name,
         model_version=version,
         events=len(data.replayed),
-        events_per_s=speed.events_per_s,
+        rate=speed.rate,
         latency_ms=streamed.latency_ms,
         latency_rate=passes.LATENCY_RATE,
         quality=quality,

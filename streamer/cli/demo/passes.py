@@ -16,8 +16,8 @@ from streamer.cli.consume import LatestOutputs
 from streamer.cli.demo import judging
 from streamer.cli.demo.judging import Quality
 from streamer.cli.demo.prepare import Data, worker
-from streamer.cli.demo.processes import Child, read_metric
-from streamer.cli.demo.replay import Arrival, OutputWatch, last_offsets, latencies_ms, throughput
+from streamer.cli.demo.processes import Child
+from streamer.cli.demo.replay import Arrival, OutputWatch, Rate, last_offsets, latencies_ms, throughput
 from streamer.cli.demo.report import Person
 from streamer.cli.demo.steps import DemoFailed, Screen
 from streamer.cli.produce import Pace, Sent, event_record, open_producer, send_all
@@ -49,7 +49,7 @@ class Streamed:
 class Speed:
     """What the second pass gave."""
 
-    events_per_s: float
+    rate: Rate
     worker_rss_mb: float
 
 
@@ -108,31 +108,15 @@ async def _flat_out(main: Settings, settings: Settings, log: Path, screen: Scree
         for topic in ("models", "item-vectors"):
             await _copy(main, settings, topic)
         last, events = await _copy(main, settings, "events")
+        started_ms = time.time_ns() // 1_000_000
         async with OutputWatch(settings) as watch:
             with worker(settings, log) as process:
                 step.say("the worker starts")
-                ready = _Ready(process, settings.metrics_port)
-                await watch.covered(last, ready.check, lambda n: step.say(f"{n:,} outputs") if n else None)
+                await watch.covered(last, process.check, lambda n: step.say(f"{n:,} outputs") if n else None)
                 rss_mb = process.peak_rss_mb()
-        speed = throughput(watch.outputs.arrivals, events, ready.at_ms)
+        speed = throughput(watch.outputs.arrivals, events, started_ms)
         step.say(f"{events:,} events, refresh=batch")
     return Speed(speed, rss_mb)
-
-
-class _Ready:
-    """Looks when a worker began to consume."""
-
-    def __init__(self, process: Child, port: int) -> None:
-        self._process, self._port = process, port
-        self._seen = False
-        self.at_ms = time.time_ns() // 1_000_000
-        """Epoch; the process's start until it is known better."""
-
-    def check(self) -> None:
-        """Raises DemoFailed when the worker has ended."""
-        self._process.check()
-        if not self._seen and read_metric(self._port, "headwater_ready") == 1.0:
-            self._seen, self.at_ms = True, time.time_ns() // 1_000_000
 
 
 async def _copy(source: Settings, target: Settings, topic: str) -> tuple[dict[str, int], int]:

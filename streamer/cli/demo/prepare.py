@@ -6,8 +6,7 @@ import asyncio
 import hashlib
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,9 +55,11 @@ def data(folder: Path | None, cache: Path, seed: int, events: int | None, screen
     return Data(found, dataset, training, replayed)
 
 
-@contextmanager
-def broker(light: bool, folder: Path, screen: Screen) -> Iterator[LocalBroker]:
-    """Apache Kafka, or the light broker when asked for or when nothing else can be had (the screen says so)."""
+def broker(light: bool, folder: Path, screen: Screen) -> LocalBroker:
+    """Apache Kafka, or the light broker when asked for or when nothing else can be had (the screen says so).
+
+    It is started; to be used as a context manager, which stops it.
+    """
     said: list[str] = []
     with screen.step("broker") as step:
 
@@ -71,10 +72,7 @@ def broker(light: bool, folder: Path, screen: Screen) -> Iterator[LocalBroker]:
     if isinstance(started, LightBroker) and not light:
         for sentence in said:
             screen.note(sentence)
-    try:
-        yield started
-    finally:
-        started.stop()
+    return started
 
 
 def topics(settings: Settings, screen: Screen) -> None:

@@ -17,7 +17,8 @@ from streamer.transport.log_reader import LogFollower, LogRecord
 
 STALL_S = 60.0
 """The worker may take this long between two outputs before the demo gives up."""
-MEASURABLE_SHARE = 0.2
+MEASURABLE_SHARE, MEASURABLE_MS = 0.2, 200
+"""Share of the events, and time between first and last output, below which throughput is no measurement."""
 
 _decoder = msgspec.json.Decoder(Recommendations)
 
@@ -122,16 +123,23 @@ def latencies_ms(users: Sequence[str], sent: Sequence[Sent], arrivals: Sequence[
     return found
 
 
-def throughput(arrivals: Sequence[Arrival], events: int, ready_ms: int) -> float:
-    """Events per second from the first acknowledged output to the last, by Kafka's timestamps.
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Events per second; `at_least`: the log was too short to tell more."""
+
+    events_per_s: float
+    at_least: bool = False
+
+
+def throughput(arrivals: Sequence[Arrival], events: int, started_ms: int) -> Rate:
+    """From the first acknowledged output to the last, by Kafka's timestamps.
 
     What the first outputs had already covered is not counted, since their time is not measured either: every
     partition's progress is the highest source offset among its outputs (topics that start at offset 0). When they had
-    covered nearly everything, the time counts from `ready_ms` (epoch), when the worker began to consume. 0 without
-    outputs.
+    covered nearly everything, only a lower bound is left: all events since `started_ms` (epoch), the worker's start.
     """
     if not arrivals:
-        return 0.0
+        return Rate(0.0, at_least=True)
     first_ms = min(arrival.written_ms for arrival in arrivals)
     last_ms = max(arrival.written_ms for arrival in arrivals)
     before: dict[int, int] = {}
@@ -140,6 +148,6 @@ def throughput(arrivals: Sequence[Arrival], events: int, ready_ms: int) -> float
             source = arrival.output.source
             before[source.partition] = max(before.get(source.partition, 0), source.offset + 1)
     counted = events - sum(before.values())
-    if counted < MEASURABLE_SHARE * events or last_ms == first_ms:
-        return events / (max(last_ms - ready_ms, 1) / 1000.0)
-    return counted / ((last_ms - first_ms) / 1000.0)
+    if counted < MEASURABLE_SHARE * events or last_ms - first_ms < MEASURABLE_MS:
+        return Rate(events / (max(last_ms - started_ms, 1) / 1000.0), at_least=True)
+    return Rate(counted / ((last_ms - first_ms) / 1000.0))

@@ -1,0 +1,124 @@
+"""What a benchmark says: named figures with unit, goal and single runs, as JSON and as a table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """goal: what to reach, None where the figure only informs; `at_most`: the goal is an upper bound."""
+
+    value: float
+    unit: str
+    goal: float | None = None
+    runs: list[float] = []
+    at_most: bool = False
+
+    @classmethod
+    def of(
+        cls, runs: Sequence[float], unit: str, goal: float | None = None, *, at_most: bool = False
+    ) -> Figure:
+        """The median of the runs."""
+        return cls(statistics.median(runs), unit, goal, list(runs), at_most)
+
+    @property
+    def met(self) -> bool | None:
+        if self.goal is None:
+            return None
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One run of a benchmark."""
+
+    name: str
+    commit: str
+    machine: dict[str, str]
+    figures: dict[str, Figure]
+
+    @classmethod
+    def here(cls, name: str, figures: dict[str, Figure]) -> Result:
+        return cls(name, commit(), machine(), figures)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+
+
+def commit() -> str:
+    """Short hash of the checkout, with `+` behind it where files have changed since; empty outside of git."""
+    try:
+        head = _git("rev-parse", "--short", "HEAD")
+        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, how busy it was, Python."""
+    found = {"processor": _processor(), "cores": str(os.cpu_count()), "python": platform.python_version()}
+    if hasattr(os, "getloadavg"):
+        found["load"] = f"{os.getloadavg()[0]:.1f}"
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def table(results: Sequence[Result]) -> Table:
+    shown = Table("figure", "value", "unit", "goal", "met", "runs", title="Headwater, measured here")
+    for column in shown.columns[1:2]:
+        column.justify = "right"
+    for result in results:
+        shown.add_section()
+        for key, figure in result.figures.items():
+            shown.add_row(
+                f"{result.name} {key}", _number(figure.value), figure.unit, *_goal(figure), _runs(figure)
+            )
+    return shown
+
+
+def show(results: Sequence[Result]) -> None:
+    console = Console()
+    console.print(table(results))
+    for label, value in results[-1].machine.items():
+        console.print(f"{label}: {value}", highlight=False)
+    console.print(f"commit: {results[-1].commit or 'unknown'}", highlight=False)
+
+
+def _goal(figure: Figure) -> tuple[str, str]:
+    if figure.goal is None:
+        return "", ""
+    met: Any = {True: "yes", False: "no", None: ""}[figure.met]
+    return ("≤ " if figure.at_most else "≥ ") + _number(figure.goal), met
+
+
+def _runs(figure: Figure) -> str:
+    return ", ".join(map(_number, figure.runs))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

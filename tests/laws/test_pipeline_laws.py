@@ -1,0 +1,174 @@
+"""Laws of the pipeline: whatever order acknowledgements come in and wherever it is abandoned, nothing is committed, written
+or published before its time, and a replay ends in the same state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+from faust.types import TP
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.core.lane import Lane
+from streamer.errors import LostOwnership
+from streamer.transport.batch_producer import Outgoing
+from streamer.transport.consumer import Run
+from streamer.transport.pipeline import Delivery, Pipeline
+
+PARTITIONS = 2
+EXECUTOR = ThreadPoolExecutor(1)
+
+
+class World:
+    """Broker, table and consumer of one worker; acknowledgements take a random number of turns of the event loop."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.table: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
+        self.overlay: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
+        self.logged: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
+        self.published: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
+        self.lanes: dict[int, Lane] = {}
+        self.flow_active = True
+        self._unacked_messages: set[Any] = set()
+
+    async def turns(self) -> None:
+        for _ in range(self.random.randint(0, 4)):
+            await asyncio.sleep(0)
+
+    # consumer
+    def owns(self, run: Run) -> bool:
+        return self.lanes.get(run.tp.partition) is run.lane
+
+    async def confirm(self, run: Run) -> None:
+        await self.turns()
+        if not self.owns(run):
+            raise LostOwnership("another generation")
+
+    def complete(self, run: Run) -> None:
+        p = run.tp.partition
+        offsets = [r.offset for r in run.records]
+        assert set(offsets) <= set(self.logged[p]), "committed before the changelog had it"
+        assert set(offsets) <= set(self.published[p]), "committed before the outputs were acknowledged"
+        assert set(offsets) <= set(self.table[p]), "committed before the table had it"
+        run.lane.complete(run.span)
+
+    # producer and changelog
+    async def send(self, topic: str, partition: int, groups: Any) -> list[Any]:
+        await self.turns()
+        offsets = [int(record.value) for group in groups for record in group]
+        assert set(offsets) <= set(self.logged[partition]), (
+            "an output left before its state was in the changelog"
+        )
+        self.published[partition] += offsets
+        return []
+
+    async def append(self, partition: int, groups: Any) -> int:
+        await self.turns()
+        self.logged[partition] += [int(value) for group in groups for _, value in group]
+        await self.turns()
+        return len(self.logged[partition]) - 1
+
+    # store
+    def stage(self, partition: int, changes: Any, token: object) -> None:
+        self.overlay[partition] += [int(value) for _, value in changes]
+
+    def unstage(self, partition: int, keys: Any, token: object) -> None:
+        gone = {int(key) for key in keys}
+        self.overlay[partition] = [o for o in self.overlay[partition] if o not in gone]
+
+    def write(self, partition: int, changes: dict[bytes, bytes], offset: int) -> None:
+        self.table[partition] += [int(value) for value in changes.values()]
+
+    # processor: absorbs an offset once, as the state record does
+    async def prepare(self, run: Run) -> list[int]:
+        await self.turns()
+        return [r.offset for r in run.records]
+
+    def compute(self, work: dict[int, list[list[int]]]) -> dict[int, Delivery]:
+        deliveries = {}
+        for partition, runs in work.items():
+            known = set(self.table[partition]) | set(self.overlay[partition])
+            offsets = [offset for run in runs for offset in run]
+            fresh = [offset for offset in offsets if offset not in known]
+            deliveries[partition] = Delivery(
+                groups=[[(b"%d" % o, b"%d" % o)] for o in fresh],
+                outputs={"out": [Outgoing(b"u", b"%d" % o) for o in offsets]},
+            )
+        return deliveries
+
+
+async def live(world: World, sizes: list[int], crash_after: list[int]) -> None:
+    """Generations of deliveries; each ends by being abandoned, the last by running dry."""
+    failures: list[BaseException] = []
+    anything: Any = world
+    pipeline: Pipeline[list[int]] = Pipeline(
+        anything,
+        producer=anything,
+        executor=EXECUTOR,
+        die=failures.append,
+        dead_letter_topic="dead",
+        depth=2,
+        max_batch_records=6,
+        store=anything,
+        changelog=anything,
+    )
+    loop = asyncio.ensure_future(pipeline.run_forever())
+    committed = dict.fromkeys(range(PARTITIONS), 0)
+    total = sum(sizes)
+    for generation, limit in enumerate([*crash_after, 10**6]):
+        world.lanes = {p: Lane(generation, committed[p]) for p in range(PARTITIONS)}
+        await deliver(world, pipeline, sizes, committed, limit)
+        if limit == 10**6:
+            for _ in range(10_000):
+                if all(world.lanes[p].committable == total for p in range(PARTITIONS)):
+                    break
+                await asyncio.sleep(0)
+        lanes, world.lanes = world.lanes, {}
+        await pipeline.abandon()
+        world.overlay = {p: [] for p in range(PARTITIONS)}
+        for p, lane in lanes.items():
+            committed[p] = lane.committable or committed[p]
+    loop.cancel()
+    assert not failures, failures
+    for p in range(PARTITIONS):
+        assert committed[p] == total
+        assert world.table[p] == list(range(total)), "every event once, in order"
+
+
+async def deliver(
+    world: World, pipeline: Any, sizes: list[int], committed: dict[int, int], limit: int
+) -> None:
+    sent = 0
+    for p in range(PARTITIONS):
+        position = 0
+        for size in sizes:
+            first, last = max(position, committed[p]), position + size - 1
+            position += size
+            if first > last:
+                continue
+            if sent >= limit:
+                return
+            sent += 1
+            records: Any = [SimpleNamespace(offset=o) for o in range(first, last + 1)]
+            lane = world.lanes[p]
+            run = Run(TP("events", p), records, lane, lane.deliver(first, last))
+            await pipeline.handle(SimpleNamespace(value=run, message=object()), world)
+            await world.turns()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    crash_after=st.lists(st.integers(0, 12), max_size=4),
+)
+def test_every_event_once_and_nothing_before_its_time(
+    seed: int, sizes: list[int], crash_after: list[int]
+) -> None:
+    asyncio.run(asyncio.wait_for(live(World(seed), sizes, crash_after), 60))
