@@ -71,7 +71,7 @@ class Refresh:
         """Profiles and lists of users (n,), in this order."""
         if not users.size:
             return
-        ids = [self._batch.users[user].decode() for user in users]
+        ids = [self._batch.users[user].decode() for user in users.tolist()]
         sources = self._sources(users)
         self._collect(self._profiles, users, self._profiles_of(users, ids, sources))
         self._collect(self._recommendations, users, self._lists_of(users, ids, sources))

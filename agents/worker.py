@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -189,6 +190,7 @@ class Worker:
         if self.swap.model is not None:
             await self.items.bind(self.swap.model)
             await self.items.start()
+        collect_rarely()
 
     async def _end(self) -> None:
         await self.items.stop()
@@ -231,6 +233,16 @@ def faust_credentials(kafka_options: dict[str, Any]) -> Credentials | None:
             ssl_context=context,
         )
     return faust.SSLCredentials(context) if context is not None else None
+
+
+def collect_rarely() -> None:
+    """Spare the garbage collector what is loaded, and let a batch's many short-lived objects die without it.
+
+    With Python's own threshold it takes a quarter of the computing time of a batch.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def run(settings: Settings) -> int:

@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks import latency, throughput
-from benchmarks.figures import show
+from benchmarks.figures import Result, show
+from benchmarks.stage import Stage
 
 
 def main() -> None:
@@ -21,13 +22,14 @@ def main() -> None:
         "--quick", action="store_true", help="short runs: a check that it works, not a measurement"
     )
     options = parser.parse_args()
-    results = []
-    for module in (throughput, latency):
-        print(f"{module.NAME} ...", flush=True)
-        result = module.measure(quick=options.quick)
-        if options.json:
-            result.write(options.json / f"{module.NAME}.json")
-        results.append(result)
+    results: list[Result] = []
+    with Stage.open() as stage:
+        for module in (throughput, latency):
+            print(f"{module.NAME} ...", flush=True)
+            result = module.measure(stage, quick=options.quick)
+            if options.json:
+                result.write(options.json / f"{module.NAME}.json")
+            results.append(result)
     show(results)
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from benchmarks import cores
+from benchmarks import artefact, cores
+from benchmarks.artefact import ITEMS
 from streamer.core.protocol import ItemRecord, encode
 from streamer.serving.artefact import release_record
 from streamer.settings import Settings
@@ -29,10 +30,7 @@ from streamer.transport.local_broker import LocalKafka
 from streamer.transport.topics import ensure_topics
 
 ROOT = Path(__file__).resolve().parents[1]
-ITEMS = 1682
-"""As many as MovieLens-100K has."""
 USERS = 20_000
-HIDDEN = DIM = 64
 PARTITIONS = 8
 START_MS = 1_700_000_000_000
 READY_TIMEOUT_S = 120.0
@@ -108,15 +106,13 @@ class Stage:
 
     def fill(self) -> None:
         """Release a model and publish the catalogue; a worker embeds it once, for all later ones."""
-        from tests.tiny_artefact import build
-
-        self.artefact = build(self.folder / "model", hidden=HIDDEN, dim=DIM, items=ITEMS)
+        self.artefact = artefact.build(self.folder / "model")
         items = [ItemRecord(f"i{i}", f"Title number {i}", categories=categories(i)) for i in range(ITEMS)]
         self.items_file.write_bytes(msgspec.json.encode({item.item_id: item.categories for item in items}))
         self.loop.run(ensure_topics(self.settings()))
         self.send("models", [(b"champion", encode(release_record(self.artefact)))])
         self.send("items", [(item.item_id.encode(), encode(item)) for item in items])
-        embedder = self.headwater("embedder")
+        embedder = self.headwater("embedder", skip=())
         try:
             self.wait(lambda: self.log_end("item-vectors") >= ITEMS, embedder, "the catalogue")
         finally:
@@ -137,11 +133,11 @@ class Stage:
             await self._watcher.stop()
 
     # ------------------------------------------------------------------ who works
-    def headwater(self, group: str) -> Child:
-        """A `headwater worker` at the start of `events` and, but for the first, at the end of `items`."""
+    def headwater(self, group: str, skip: Sequence[str] = ("items",)) -> Child:
+        """A `headwater worker` at the start of `events`, but at the ends of the topics to `skip`."""
         self.loop.run(ensure_topics(self.settings(group)))
-        if group != "embedder":
-            self.loop.run(self._commit_end("items", group))
+        for topic in skip:
+            self.loop.run(self._commit_end(topic, group))
         return self.start(group, ["-m", "streamer", "worker"], self.environment(group))
 
     def start(self, name: str, program: list[str], environment: Mapping[str, str]) -> Child:

@@ -128,11 +128,10 @@ def figures(speeds: dict[str, list[Speed]]) -> dict[str, Figure]:
 KEYS = ("events_per_s", "plain_faust_events_per_s", "raw_events_per_s")
 
 
-def measure(*, workload: str = "uniform", quick: bool = False) -> Result:
+def measure(stage: Stage, *, workload: str = "uniform", quick: bool = False) -> Result:
     events, seconds, rounds = (60_000, 5.0, 1) if quick else (240_000, 12.0, 3)
-    with Stage.open() as stage:
-        stage.send("events", WORKLOADS[workload](events))
-        return Result.here(NAME, figures(Race(stage, events, seconds).run(rounds)))
+    stage.send("events", WORKLOADS[workload](events))
+    return Result.here(NAME, figures(Race(stage, events, seconds).run(rounds)))
 
 
 def main() -> None:
@@ -141,7 +140,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--quick", action="store_true", help="one short run each")
     options = parser.parse_args()
-    result = measure(workload=options.workload, quick=options.quick)
+    with Stage.open() as stage:
+        result = measure(stage, workload=options.workload, quick=options.quick)
     show([result])
     if options.json:
         result.write(options.json)

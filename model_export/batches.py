@@ -89,7 +89,8 @@ class Batches:
                 groups.append(group)
                 group = []
             group.append(chunks[row])
-        groups.append(group)
+        if group:
+            groups.append(group)
         return [groups[place] for place in rng.permutation(len(groups))]
 
     def _cut(self, history: History, offset: int) -> Iterator[_Chunk]:

@@ -17,6 +17,8 @@ from streamer.core.event_types import EventTypes
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+Tower = Callable[[F32], tuple[F32, F32]]
+"""content (N, content_dim) → vectors (N, D), bias (N)"""
 
 
 class Stepper(Protocol):
@@ -70,16 +72,48 @@ class TorchStepper:
             scores, rows = self._model.score(*tensors)
         return scores.numpy(), torch.where(scores.isneginf(), NONE, rows).numpy()
 
+    def items(self) -> tuple[F32, F32]:
+        """vectors (N, D), bias (N)"""
+        with torch.inference_mode():
+            vectors, bias = self._model.item_table()
+        return vectors.numpy(), bias.numpy()
 
-def torch_catalogue(model: UserModel, texts: F32 | None = None) -> Catalogue:
-    """The items that the model was trained on; `texts` (texts, content_dim) are the encoded texts of the events."""
-    model.eval()
-    with torch.inference_mode():
-        vectors, bias = model.item_table()
-        found = np.zeros((0, model.config.dim), np.float32)
-        if texts is not None and len(texts):
-            found = model.tower(torch.from_numpy(texts))[0].numpy()
-    return Catalogue(vectors.numpy(), bias.numpy(), found)
+    def tower(self, content: F32) -> tuple[F32, F32]:
+        with torch.inference_mode():
+            vectors, bias = self._model.tower(torch.from_numpy(content))
+        return vectors.numpy(), bias.numpy()
+
+
+def item_catalogue(
+    item_ids: Sequence[str],
+    trained_ids: Sequence[str],
+    vectors: F32,
+    bias: F32,
+    contents: F32,
+    tower: Tower,
+    texts: F32 | None = None,
+) -> Catalogue:
+    """The vectors of `item_ids` (N,) as the worker has them: trained ones, and the others from their content.
+
+    vectors (n, D) and bias (n,) belong to `trained_ids`; contents (N, content_dim) are read where an item is not among
+    them; texts (texts, content_dim) are those of the events.
+    """
+    found, found_bias = tower(contents)
+    rows = {item_id: row for row, item_id in enumerate(trained_ids)}
+    known = np.array([rows.get(item_id, NONE) for item_id in item_ids], np.int64)
+    trained = known != NONE
+    found[trained], found_bias[trained] = vectors[known[trained]], bias[known[trained]]
+    return Catalogue(found, found_bias, _text_vectors(texts, tower, vectors.shape[1]))
+
+
+def trained_catalogue(model: TorchStepper, texts: F32 | None) -> Catalogue:
+    """The items that the model was trained on, in its order."""
+    vectors, bias = model.items()
+    return Catalogue(vectors, bias, _text_vectors(texts, model.tower, vectors.shape[1]))
+
+
+def _text_vectors(texts: F32 | None, tower: Tower, dim: int) -> F32:
+    return np.zeros((0, dim), np.float32) if texts is None or not len(texts) else tower(texts)[0]
 
 
 def lists_after(

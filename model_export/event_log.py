@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from model_export.interactions import Interactions, InteractionsBuilder
 from streamer import datasets
 from streamer.core.event_types import EventTypes
@@ -195,16 +197,25 @@ def _read_items(file: Path, builder: InteractionsBuilder) -> None:
         raise DataError(f"there is no catalogue at {file}")
     if file.suffix == ".jsonl":
         for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            record = decode_item(line, None)
-            if isinstance(record, Rejected):
-                raise DataError(f"{file.name}:{number}: {record.detail}")
-            if record is not None:
-                builder.add_item(record)
+            if line.strip():
+                builder.add_item(_item_of_line(line, f"{file.name}:{number}"))
     elif file.suffix in (".csv", ".parquet"):
         for row in _table(file)[1]:
             builder.add_item(_item_of(row))
     else:
         raise DataError(f"{file} is no catalogue that can be read: give a .csv, .parquet or .jsonl file")
+
+
+def _item_of_line(line: bytes, where: str) -> ItemRecord:
+    """An `items` record without its key."""
+    try:
+        item_id = msgspec.json.decode(line, type=ItemRecord).item_id
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{where} is no item: {error}") from error
+    record = decode_item(line, item_id.encode())
+    if not isinstance(record, ItemRecord):
+        raise DataError(f"{where}: {record.detail if record is not None else 'no item'}")
+    return record
 
 
 def _text_of(row: Row, name: str, where: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_export.batches import Batch, Batches
-from model_export.evaluating import TorchStepper, lists_after, quality, stream_ranks, torch_catalogue
+from model_export.evaluating import TorchStepper, lists_after, quality, stream_ranks, trained_catalogue
 from model_export.interactions import NONE, Interactions, category_labels, category_targets
 from model_export.network import ModelConfig, UserModel
 from streamer.core.event_types import EventTypes
@@ -57,6 +57,16 @@ class TrainingConfig:
     seed: int = 7
     threads: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     """Of torch. Results repeat exactly with the same number only."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "dim", "epochs", "patience", "batch_events", "chunk", "threads"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("dropout", "id_dropout", "unknown_rate", "validation_fraction", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}: it must lie in [0, 1)")
+        if not self.learning_rate > 0:
+            raise DataError(f"learning_rate is {self.learning_rate}: it must be positive")
 
 
 @dataclass(frozen=True)
@@ -275,8 +285,8 @@ class _Fitting:
         return inputs
 
     def _quality(self, model: UserModel, validation: Interactions) -> dict[str, float]:
-        catalogue = torch_catalogue(model, self.texts)
-        lists = lists_after(TorchStepper(model), catalogue, validation, self.types)
+        stepper = TorchStepper(model)
+        lists = lists_after(stepper, trained_catalogue(stepper, self.texts), validation, self.types)
         return quality(stream_ranks(lists, validation))
 
 
@@ -303,4 +313,3 @@ def _deterministic(config: TrainingConfig) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
-

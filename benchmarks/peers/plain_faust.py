@@ -6,6 +6,7 @@ artefact) and PLAIN_ITEMS (JSON: item id → categories) in the environment.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from pathlib import Path
@@ -145,4 +146,6 @@ def top(state: State, gru: np.ndarray) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    for name in ("aiokafka", "faust", "mode"):  # Faust lets them format every debug message for nobody
+        logging.getLogger(name).setLevel(logging.WARNING)
     app.main()

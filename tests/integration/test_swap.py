@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from streamer.core.hashing import model_number
+from streamer.core.manifest import MANIFEST
 from streamer.core.protocol import encode
 from streamer.core.state_records import decode_heads
 from streamer.serving.artefact import read_manifest, release_record
 from streamer.transport.local_broker import free_port
 from streamer.transport.log_reader import read_log
+from tests.integration.exactness import differences, recompute
 from tests.integration.stream import Deployment, events
 from tests.integration.workers import wait_until
 from tests.tiny_artefact import build
@@ -49,18 +51,29 @@ def check_versions(lists: list[dict[str, Any]]) -> None:
         last[each["user_id"]] = each["version"]
 
 
-@pytest.mark.parametrize("hidden", [16, 24])
-def test_another_model_takes_over(
-    deploy: Callable[..., Deployment], artefact: Path, tmp_path: Path, hidden: int
-) -> None:
+@pytest.fixture(scope="module", params=[16, 24], ids=["same hidden size", "another hidden size"])
+def second(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other weights than the first artefact's."""
+    return build(tmp_path_factory.mktemp("second"), seed=1, hidden=request.param)
+
+
+def relabelled(artefact: Path, folder: Path, version: str) -> Path:
+    """A copy of the artefact under another version."""
+    shutil.copytree(artefact, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"version": version}))
+    return folder
+
+
+def test_another_model_takes_over(deploy: Callable[..., Deployment], artefact: Path, second: Path) -> None:
     deployment = deploy()
     worker = deployment.worker("worker").start().wait_ready()
     deployment.wait_for_catalogue()
     deployment.send_events(events(EVENTS, USERS))
     deployment.wait_absorbed(EVENTS)
-    old, second = read_manifest(artefact), build(tmp_path / "second", seed=1, hidden=hidden)
-    new = read_manifest(second)
-    assert (old.version != new.version, new.hidden) == (True, hidden)
+    old, new = read_manifest(artefact), read_manifest(second)
+    assert old.version != new.version
+    hidden = new.hidden
     before = {head["version"] for head in heads(deployment, old.hidden)}
     deployment.release(second)
     wait_until(
@@ -116,8 +129,6 @@ def wait_for_model(deployment: Deployment, version: str) -> None:
 
 def check_replayed(deployment: Deployment, hidden: int) -> None:
     """Everything but what the models computed is as if there had been no swap: nothing was lost or applied twice."""
-    from tests.integration.exactness import differences, recompute
-
     topic = deployment.settings.topic("events")
     expected = recompute(deployment.ingest(), list(read_log(deployment.brokers, topic)), topic)
     found = differences(deployment.changelog().newest, expected, hidden, tolerance=np.inf)
@@ -132,10 +143,8 @@ def test_a_damaged_release_is_refused(
     deployment, port = deploy(), free_port()
     worker = deployment.worker("worker", HEADWATER_METRICS_PORT=str(port)).start().wait_ready()
     deployment.wait_for_catalogue()
-    champion, second = read_manifest(artefact).version, build(tmp_path / "second", seed=1)
-    assert read_manifest(second).version != champion
-    damaged = tmp_path / "damaged"
-    shutil.copytree(second, damaged)
+    champion = read_manifest(artefact).version
+    damaged = relabelled(artefact, tmp_path / "damaged", "damaged")
     release = release_record(damaged)
     scorer = bytearray((damaged / "scorer.onnx").read_bytes())
     scorer[len(scorer) // 2] ^= 0xFF
@@ -158,10 +167,8 @@ def test_a_damaged_release_is_refused(
     deployment.check_exact()
     assert {each["model_version"] for each in outputs(deployment, "recommendations")} == {champion}
     assert worker.alive
-    deployment.release(second)  # and the next good one is taken
-    wait_until(
-        lambda: f"model {read_manifest(second).version} serves" in worker.log(), 60, "the good release"
-    )
+    deployment.release(relabelled(artefact, tmp_path / "good", "good"))
+    wait_until(lambda: "model good serves" in worker.log(), 60, "the next good release")
 
 
 def test_a_worker_without_a_champion_waits_for_one(

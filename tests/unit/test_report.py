@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from streamer.core.partitioner import Kind
 from streamer.core.protocol import Label, Profile, Recommendation, Recommendations, Source
 from streamer.datasets import Interaction
 from streamer.settings import Settings
+from streamer.transport.local_broker import LocalBroker
 
 
 def output(user: str, offset: int, items: tuple[str, ...] = (), partition: int = 0) -> Recommendations:
@@ -149,3 +151,26 @@ def test_kcat_is_told_the_partitioner(found: report.Report, ours: Kind, librdkaf
     producing = [line for line in lines if " -P " in line]
     assert producing
     assert all(f"-X partitioner={librdkafka}" in line for line in producing)
+
+
+class Sleeper(LocalBroker):
+    """A broker only in name."""
+
+    name = "sleeper"
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-c", "import time; time.sleep(60)"]
+
+    def _wait_until_served(self) -> None: ...
+
+
+def test_a_kept_broker_is_not_ended_at_our_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[object] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    monkeypatch.setattr("atexit.unregister", at_exit.remove)
+    broker = Sleeper(tmp_path).start()
+    assert len(at_exit) == 1
+    keep.detach(broker)
+    assert at_exit == []
+    monkeypatch.undo()
+    broker.stop_hard()

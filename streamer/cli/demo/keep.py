@@ -72,11 +72,16 @@ def leave_running(
     assert broker.pid is not None, "the broker runs"
     kept = Kept(str(run_folder), broker.address, [worker.pid, broker.pid])
     _register(folder).write_bytes(msgspec.json.encode([*kept_demos(folder), kept]))
-    atexit.unregister(broker.stop_hard)
+    detach(broker)
     console.rule("[bold]still running", align="left")
     for comment, line in instructions(settings, report, folder):
         console.print(Text.assemble(("  # " + comment, "dim")))
         console.print(Text("  " + line), soft_wrap=True)
+
+
+def detach(broker: LocalBroker) -> None:
+    """Let the broker outlive this process, which it would otherwise be ended with."""
+    atexit.unregister(broker._at_exit)
 
 
 def instructions(settings: Settings, report: Report, folder: Path) -> list[tuple[str, str]]:

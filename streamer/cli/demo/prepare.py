@@ -93,6 +93,7 @@ def model(
         return found
     arguments = ["--data", str(source.folder), "--out", str(folder)]
     arguments += ["--until-fraction", str(TRAINING_SHARE), "--seed", str(seed)]
+    arguments += ["--window", str(settings.window), "--cache", str(settings.cache_dir)]
     if epochs is not None:
         arguments += ["--epochs", str(epochs)]
     with screen.step("training a GRU on the first 80 % by time", own_output=True) as step:

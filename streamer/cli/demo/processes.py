@@ -90,7 +90,7 @@ class Child:
 
 
 def run_to_end(name: str, command: Sequence[str], settings: Settings, log: Path | None = None) -> None:
-    """Run a process in a group of its own until it ends; it writes to the terminal, or to `log`.
+    """Run a process in a group of its own until it ends; its stderr is ours, or it writes to `log`.
 
     Raises DemoFailed when its exit code is not 0. An interrupt ends the whole group.
     """
@@ -99,8 +99,8 @@ def run_to_end(name: str, command: Sequence[str], settings: Settings, log: Path 
         list(command),
         env=dict(environment_of(settings)),
         stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=subprocess.STDOUT if out is not None else None,
+        stdout=subprocess.DEVNULL if out is None else out,
+        stderr=None if out is None else subprocess.STDOUT,
         start_new_session=True,
     )
     try:

@@ -1,0 +1,297 @@
+"""`headwater train | evaluate | export | verify`: the offline half of Headwater.
+
+Progress goes to stderr, results to stdout; `train` and `export` print the artefact's path last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from model_export.event_log import CACHE, EVENT_COLUMNS, KAFKA, LogOptions, load_log
+from model_export.interactions import Interactions
+from streamer.core.event_types import EventTypes
+from streamer.errors import DataError
+
+WINDOW = 100
+"""Events of the behaviour window, as in the worker's default settings."""
+_OPTIONS = {
+    "epochs": "train for at most so many epochs",
+    "patience": "stop after so many epochs without a better validation NDCG@10",
+    "hidden": "size H of a user's state",
+    "dim": "size D of an item's vector",
+    "dropout": "on inputs and states",
+    "learning_rate": "of Adam, at its highest",
+    "batch_events": "events in a batch",
+    "validation_fraction": "last part of the training events, by time, that decides when to stop; 0 for none",
+    "seed": "of the weights, the batches and the order of events of the same moment",
+    "threads": "of torch; results repeat exactly with the same number",
+}
+"""Fields of TrainingConfig that are options of `train`."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code. Raises HeadwaterError for what the user can mend."""
+    args = parser().parse_args(argv)
+    run: Callable[[argparse.Namespace, Console], int] = args.run
+    return run(args, Console(stderr=True))
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        "headwater", description="Train, judge, export and verify models, offline."
+    )
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    export = commands.add_parser(
+        "export",
+        help="write a trained model's ONNX artefact",
+        description="Export a checkpoint once more, and verify it.",
+    )
+    export.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the .pt file that `train` left beside the artefact",
+    )
+    export.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the version's directory goes (default: beside it)"
+    )
+    export.set_defaults(run=run_export)
+    verify = commands.add_parser(
+        "verify",
+        help="prove that an artefact computes what the trainer computed",
+        description="Check digests, tensors and golden pairs, and that stepping event by event equals replaying.",
+    )
+    verify.add_argument("artefact", type=Path, metavar="ARTEFACT", help="directory with a manifest.json")
+    verify.add_argument("--checkpoint", type=Path, metavar="FILE", help="compare with this torch model, too")
+    verify.set_defaults(run=run_verify)
+    return root
+
+
+def _add_train(commands: Any) -> None:
+    from model_export.training import TrainingConfig
+
+    train = commands.add_parser(
+        "train",
+        help="train a model on an event log",
+        description="Train on the first events by time, judge on the later ones, export, verify. Prints the artefact's path.",
+    )
+    _add_log(train)
+    train.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="gets the artefact, in a directory named by its version",
+    )
+    train.add_argument(
+        "--until-fraction",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="train on so much of the events and judge on the rest; 1 trains on all (default: %(default)s)",
+    )
+    for option in fields(TrainingConfig):
+        if option.name in _OPTIONS:
+            default = option.default if option.default is not MISSING else "the processors, at most 4"
+            kind = type(option.default) if option.default is not MISSING else int
+            train.add_argument(
+                f"--{option.name.replace('_', '-')}",
+                type=kind,
+                metavar="X" if kind is float else "N",
+                help=f"{_OPTIONS[option.name]} (default: {default})",
+            )
+    train.add_argument(
+        "--no-refit",
+        dest="refit",
+        action="store_false",
+        default=None,
+        help="keep the model that was validated",
+    )
+    train.add_argument(
+        "--window",
+        type=int,
+        default=WINDOW,
+        metavar="N",
+        help="events of the behaviour window (default: %(default)s)",
+    )
+    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="write scalars for TensorBoard")
+    train.set_defaults(run=run_train)
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="rank with a trained model and compare it with baselines",
+        description="Take the artefact event by event through the later part of a log, beside popularity and an item-kNN "
+        "that learn along. Every event is judged by the list from before it.",
+    )
+    evaluate.add_argument("artefact", type=Path, metavar="ARTEFACT", help="directory with a manifest.json")
+    _add_log(evaluate)
+    evaluate.add_argument(
+        "--from-fraction",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="judge on what comes after so much of the events (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=7, metavar="N", help="of the order of ties (default: %(default)s)"
+    )
+    evaluate.add_argument("--report", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    evaluate.set_defaults(run=run_evaluate)
+
+
+def _add_log(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data",
+        required=True,
+        metavar="LOG",
+        help=f"ml-100k, a RecBole or GroupLens folder, a .csv or .parquet file, or {KAFKA}HOST:PORT/TOPIC",
+    )
+    command.add_argument(
+        "--items",
+        metavar="FILE",
+        help="the catalogue of a .csv or .parquet log (.csv, .parquet, .jsonl), or of a topic (a topic)",
+    )
+    command.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=COLUMN",
+        help=f"what a .csv or .parquet file calls {', '.join(EVENT_COLUMNS)}",
+    )
+    command.add_argument(
+        "--until",
+        metavar="P:OFFSET,…",
+        help="where each partition of a topic is taken to end (default: where it ends now)",
+    )
+    command.add_argument(
+        "--event-types",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with [[event_types]], as the worker reads it",
+    )
+    command.add_argument(
+        "--cache",
+        type=Path,
+        default=CACHE,
+        metavar="DIR",
+        help="fetched data and the text encoder (default: %(default)s)",
+    )
+
+
+def run_train(args: argparse.Namespace, console: Console) -> int:
+    from model_export.run import train_and_export
+    from model_export.training import TrainingConfig
+
+    given = {name: getattr(args, name) for name in (*_OPTIONS, "refit") if getattr(args, name) is not None}
+    config = TrainingConfig(**given)
+    if not 0 < args.until_fraction <= 1:
+        raise DataError(f"--until-fraction is {args.until_fraction}: it must lie in (0, 1]")
+    types = _event_types(args.event_types)
+    data = _load(args, types, console)
+    past, rest = data.split(args.until_fraction, config.seed)
+    path = train_and_export(
+        past,
+        rest,
+        types,
+        config,
+        out=args.out,
+        window=args.window,
+        cache=args.cache,
+        tensorboard=args.tensorboard,
+        console=console,
+    )
+    print(path)
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace, console: Console) -> int:
+    from model_export.run import evaluate_artefact
+
+    types = _event_types(args.event_types)
+    past, rest = _load(args, types, console).split(args.from_fraction, args.seed)
+    if rest is None:
+        raise DataError(f"--from-fraction {args.from_fraction} leaves no event to judge: take a smaller one")
+    report = evaluate_artefact(args.artefact, past, rest, types, console)
+    if args.report is not None:
+        args.report.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def run_export(args: argparse.Namespace, console: Console) -> int:
+    from model_export.checkpoint import Checkpoint
+    from model_export.run import export_checkpoint
+
+    out = args.checkpoint.parent if args.out is None else args.out
+    print(export_checkpoint(Checkpoint.load(args.checkpoint), out, console=console))
+    return 0
+
+
+def run_verify(args: argparse.Namespace, console: Console) -> int:
+    from model_export.checkpoint import Checkpoint
+    from model_export.verify import verify_artefact
+
+    model = None if args.checkpoint is None else Checkpoint.load(args.checkpoint).model
+    for what, deviation in verify_artefact(args.artefact, model).items():
+        console.print(f"{what}: largest deviation {deviation:.1e}")
+    print(f"{args.artefact} holds what its manifest says")
+    return 0
+
+
+def _load(args: argparse.Namespace, types: EventTypes, console: Console) -> Interactions:
+    options = LogOptions(_columns(args.column), args.items, _offsets(args.until), args.cache)
+    data = load_log(args.data, types, options, say=console.print)
+    days = (int(np.max(data.timestamp_ms)) - int(np.min(data.timestamp_ms))) / 86_400_000
+    console.print(
+        f"{len(data):,} events of {len(data.users):,} users on {len(data.items):,} items in {days:,.0f} days"
+    )
+    return data
+
+
+def _columns(given: Sequence[str]) -> dict[str, str]:
+    columns = {}
+    for each in given:
+        name, equals, column = each.partition("=")
+        if not equals or not column:
+            raise DataError(f"--column {each!r} is not NAME=COLUMN, as in --column user_id=uid")
+        columns[name] = column
+    return columns
+
+
+def _offsets(given: str | None) -> dict[int, int] | None:
+    if given is None:
+        return None
+    try:
+        return {
+            int(partition): int(offset)
+            for partition, _, offset in (each.partition(":") for each in given.split(","))
+        }
+    except ValueError as error:
+        raise DataError(
+            f"--until {given!r} is not PARTITION:OFFSET,…, as in --until 0:1200,1:1180"
+        ) from error
+
+
+def _event_types(file: Path | None) -> EventTypes:
+    """Raises DataError for an unreadable file, SettingsError for a wrong table."""
+    if file is None:
+        return EventTypes.DEFAULT
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("event_types")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"cannot read event types from {file}: {error}") from error
+    if table is None:
+        raise DataError(f"{file} has no [[event_types]]: leave --event-types out, or list them there")
+    return EventTypes.from_table(table)

@@ -1,0 +1,108 @@
+"""What a training run shows: a bar per fit on the terminal, and TensorBoard scalars when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from model_export.training import Epoch
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_TITLES = {"validate": "training, judged on the last days", "refit": "training on all events"}
+
+
+class TrainingScreen:
+    """Its `watch` and `advance` are what `training.train` calls. Everything goes to the console, which is stderr."""
+
+    def __init__(self, console: Console, tensorboard: Path | None = None) -> None:
+        self.console = console
+        self._writer: SummaryWriter | None = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(tensorboard))
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> TrainingScreen:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def advance(self, fit: str, done: int, steps: int) -> None:
+        self._progress.update(self._task(fit), completed=done, total=steps)
+
+    def watch(self, epoch: Epoch) -> None:
+        found = epoch.validation.get("ndcg_at_10")
+        state = f"loss {epoch.loss:.3f}" + ("" if found is None else f"  NDCG@10 {found:.4f}")
+        self._progress.update(self._task(epoch.fit), state=state)
+        if not self.console.is_terminal:
+            self.console.print(f"{epoch.fit} epoch {epoch.number} of {epoch.epochs}: {state}")
+        if self._writer is not None:
+            for name, value in scalars(epoch).items():
+                self._writer.add_scalar(name, value, epoch.number)
+
+    def ended(self, epochs: int) -> None:
+        """Training is over; after an early stop the bar of the validated fit stands still."""
+        task = self._tasks.get("validate")
+        if task is not None:
+            self._progress.update(task, total=1, completed=1)
+        self.console.print(f"best epoch: {epochs}")
+
+    def _task(self, fit: str) -> TaskID:
+        if fit not in self._tasks:
+            self._tasks[fit] = self._progress.add_task(_TITLES[fit], total=None, state="")
+        return self._tasks[fit]
+
+
+def scalars(epoch: Epoch) -> dict[str, float]:
+    """TensorBoard tag → value."""
+    values = {"loss": epoch.loss}
+    values |= {f"loss/{task}": loss for task, loss in epoch.losses.items()}
+    values |= {f"validation/{metric}": value for metric, value in epoch.validation.items()}
+    return {f"{epoch.fit}/{name}": value for name, value in values.items()}
+
+
+@contextmanager
+def bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar; the yielded function is told how much more is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda more: progress.advance(task, more)
+
+
+def busy(console: Console, title: str) -> AbstractContextManager[object]:
+    """A spinner, or a line where there is no terminal."""
+    if not console.is_terminal:
+        console.print(title)
+    return console.status(title)
+
+
+def quality_table(report: Mapping[str, Mapping[str, float]], events: int) -> Table:
+    """metric → recommender → value, as PrequentialJudge reports it."""
+    metrics = list(report)
+    table = Table("judged on", *(metric.replace("_at_", "@").replace("_", " ") for metric in metrics))
+    for name in report[metrics[0]]:
+        table.add_row(name.replace("_", "-"), *(f"{report[metric][name]:.4f}" for metric in metrics))
+    table.caption = f"{events:,} events, each judged by the list that was published before it"
+    return table
