@@ -40,6 +40,7 @@ class EmbedItems:
     async def _embed(self, newest: dict[bytes, tuple[Record, ItemRecord | None]]) -> list[Outgoing]:
         present = [(record, item) for record, item in newest.values() if item is not None]
         digest = self._encoder().digest
+        telemetry.ENCODER_TEXTS.labels("item").inc(len(present))
         vectors = await self._batcher.encode([item_text(item) for _, item in present], Priority.ITEM)
         withdrawn = [Outgoing(key, None) for key, (_, item) in newest.items() if item is None]
         return withdrawn + [

@@ -85,6 +85,7 @@ class Ingest:
         decoded = self.decode(run)
         if decoded.text_at:
             texts = [decoded.events[i].text or "" for i in decoded.text_at]
+            telemetry.ENCODER_TEXTS.labels("event").inc(len(texts))
             decoded.text_content = await self._batcher.encode(texts, Priority.EVENT)
         return decoded
 

@@ -25,7 +25,7 @@ from streamer.core.state_records import is_head_key, user_of_key
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
 from streamer.serving.device import choose_device
-from streamer.serving.micro_batcher import MicroBatcher
+from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.serving.model import Model
 from streamer.serving.text_encoder import TextEncoder
 from streamer.settings import Settings
@@ -42,7 +42,7 @@ P = TypeVar("P")
 
 log = logging.getLogger("headwater.worker")
 
-TABLE_GAUGES_EVERY_S = 10.0
+GAUGES_EVERY_S = 10.0
 
 
 class Worker:
@@ -100,13 +100,14 @@ class Worker:
         app.pipelines = [self._events_pipeline(), self._items_pipeline()]
         for topic, pipeline in zip(("events", "items"), app.pipelines, strict=True):
             self._agent(topic, pipeline)
-        app.timer(TABLE_GAUGES_EVERY_S)(self._measure_table)
+        app.timer(GAUGES_EVERY_S)(self._measure)
         return app
 
-    async def _measure_table(self) -> None:
+    async def _measure(self) -> None:
         sizes = self.store.sizes()
         telemetry.TABLE_BYTES.set(sum(size for size, _ in sizes))
-        telemetry.TABLE_USERS.set(sum(users for _, users in sizes))
+        telemetry.ENCODER_QUEUE.set(sum(self.texts.queued(priority) for priority in Priority))
+        telemetry.TABLE_RECORDS.set(sum(records for _, records in sizes))
 
     def _agent(self, name: str, pipeline: Pipeline[Any]) -> None:
         channel = self.app.topic(

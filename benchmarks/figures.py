@@ -14,6 +14,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 130
+"""Of the table in a file or pipe."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -89,20 +91,22 @@ def _processor() -> str:
 
 
 def table(results: Sequence[Result]) -> Table:
-    shown = Table("figure", "value", "unit", "goal", "met", "runs", title="Headwater, measured here")
-    for column in shown.columns[1:2]:
-        column.justify = "right"
+    shown = Table(
+        "benchmark", "figure", "value", "unit", "goal", "met", "runs", title="Headwater, measured here"
+    )
+    shown.columns[1].no_wrap = True
+    shown.columns[2].justify = "right"
     for result in results:
         shown.add_section()
         for key, figure in result.figures.items():
-            shown.add_row(
-                f"{result.name} {key}", _number(figure.value), figure.unit, *_goal(figure), _runs(figure)
-            )
+            shown.add_row(result.name, key, _number(figure.value), figure.unit, *_goal(figure), _runs(figure))
     return shown
 
 
 def show(results: Sequence[Result]) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     console.print(table(results))
     for label, value in results[-1].machine.items():
         console.print(f"{label}: {value}", highlight=False)

@@ -120,7 +120,7 @@ def measure(stage: Stage, *, rate: float = 500.0, quick: bool = False) -> Result
     finally:
         worker.kill()
     figures = {key: Figure.of(runs, "ms", GOALS.get(key), at_most=True) for key, runs in percentiles.items()}
-    return Result.here(f"{NAME} at {rate:g}/s", figures)
+    return Result.here(f"{NAME}-{rate:g}", figures)
 
 
 def main() -> None:

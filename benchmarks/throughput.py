@@ -122,6 +122,9 @@ def figures(speeds: dict[str, list[Speed]]) -> dict[str, Figure]:
     found["share_of_raw"] = Figure(middle / ceiling, "of raw", None, of_raw)
     for name in ("headwater", "plain_faust"):
         found[f"{name}_cpu_us"] = Figure.of([s.cpu_us for s in speeds[name]], "µs/event")
+    found["vs_plain_faust_cpu"] = Figure(
+        found["plain_faust_cpu_us"].value / found["headwater_cpu_us"].value, "×"
+    )
     return found
 
 

@@ -16,7 +16,7 @@ from model_export.training import Epoch
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_TITLES = {"validate": "training, judged on the last days", "refit": "training on all events"}
+_TITLES = {"validate": "training", "refit": "on all events"}
 
 
 class TrainingScreen:
@@ -31,7 +31,7 @@ class TrainingScreen:
             self._writer = SummaryWriter(str(tensorboard))
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(20),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[state]}"),

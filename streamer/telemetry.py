@@ -56,7 +56,9 @@ LAG_SECONDS = Histogram(
 CHANGELOG_BYTES = Counter("headwater_changelog_bytes", "Keys and values written to the changelog")
 OUTPUT_RECORDS = Counter("headwater_output_records", "Acknowledged output records", ["topic"])
 TABLE_BYTES = Gauge("headwater_table_bytes", "Size of this worker's users table on disk")
-TABLE_USERS = Gauge("headwater_table_users", "Users in this worker's table, estimated")
+TABLE_RECORDS = Gauge(
+    "headwater_table_records", "Heads, segments and chunks in this worker's users table, estimated"
+)
 MODEL_INFO = Gauge("headwater_model_info", "1 for the model that is serving", ["version", "device"])
 CATALOGUE_ITEMS = Gauge("headwater_catalogue_items", "Items that may be recommended")
 ENCODER_TEXTS = Counter("headwater_encoder_texts", "Texts encoded", ["purpose"])

@@ -158,7 +158,7 @@ class BatchStore(FaustRocksStore):
         self._dbs.clear()
 
     def sizes(self) -> list[tuple[int, int]]:
-        """(bytes on disk and in memtables, heads) of each open database; both are RocksDB's estimates."""
+        """(bytes on disk and in memtables, records) of each open database; both are RocksDB's estimates."""
         found = []
         for _, db in self.partitions():
             live = db.property_int_value("rocksdb.live-sst-files-size") or 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from model_export.interactions import (
 from streamer.core.event_types import EventTypes
 from streamer.core.protocol import ItemRecord
 from streamer.errors import DataError
+from streamer.transport import log_reader
+from streamer.transport.log_reader import LogRecord
 
 TYPES = EventTypes.DEFAULT
 RATING = TYPES.by_name["rating"].code
@@ -113,6 +116,37 @@ def test_a_broken_movielens_folder_is_not_taken_for_another_format(tmp_path: Pat
     (tmp_path / "ml-100k.item").write_text("h\th\th\th\n2\tHeat\t1995\tCrime\n")
     with pytest.raises(DataError, match=r"ml-100k\.inter:2"):
         load_log(str(tmp_path), TYPES)
+
+
+def test_a_topic_is_read_as_the_worker_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def event(name: str, time_ms: int, **more: str) -> bytes:
+        fields = {"event_id": name, "user_id": "u", "type": "view", "timestamp_ms": time_ms, "item_id": "a"}
+        return json.dumps(fields | more).encode()
+
+    item = b'{"item_id": "a", "title": "A"}'
+    topics = {
+        "x.items": [LogRecord(0, 0, 0, b"a", item), LogRecord(0, 1, 0, b"b", b"no item")],
+        "x.events": [
+            LogRecord(0, 0, 9_000, b"u", event("1", 5_000)),
+            LogRecord(0, 1, 9_000, b"u", event("1", 6_000)),  # a repeat
+            LogRecord(0, 2, 9_000, b"u", event("2", 99_000)),  # ahead of the record's own time
+            LogRecord(0, 3, 9_000, b"u", event("3", 7_000, type="teleport")),  # a dead letter
+            LogRecord(1, 0, -1, b"u", event("4", 8_000, item_id="new")),
+        ],
+    }
+    asked: list[object] = []
+
+    def read_log(brokers: str, topic: str, until: object = None) -> list[LogRecord]:
+        asked.append((brokers, topic, until))
+        return topics[topic]
+
+    monkeypatch.setattr(log_reader, "read_log", read_log)
+    said: list[str] = []
+    data = load_log("kafka://h:1,i:2/x.events", TYPES, LogOptions(until={0: 4, 1: 1}), said.append)
+    assert asked == [("h:1,i:2", "x.items", None), ("h:1,i:2", "x.events", {0: 4, 1: 1})]
+    assert data.items == [ItemRecord("a", "A"), ItemRecord("new", "")]
+    assert data.timestamp_ms.tolist() == [5_000, 9_000, 8_000]
+    assert said == ["x.events: 3 events read, 1 left out that a worker rejects"]
 
 
 def test_split_by_time_keeps_ties_together_and_orders_them_by_seed() -> None:
