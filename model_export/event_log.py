@@ -266,10 +266,6 @@ def _read_topic(
             rejected += 1
         elif (event.user_id, event.event_id) not in known:
             known.add((event.user_id, event.event_id))
-            time_ms = (
-                event.timestamp_ms
-                if record.timestamp_ms < 0
-                else min(event.timestamp_ms, record.timestamp_ms)
-            )
+            time_ms = min(event.timestamp_ms, record.timestamp_ms)  # as the worker counts it
             builder.add(event.user_id, event.item_id, event.type, time_ms, event.value, event.text)
     say(f"{topic}: {len(builder)} events read, {rejected} left out that a worker rejects")

@@ -222,7 +222,7 @@ class LocalKafka(LocalBroker):
             os.pathsep.join(map(str, jars)),
         ]
         if not (self._log_dir / META).exists():
-            tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", properties]
+            tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id()}", "-c", properties]
             self._format([java, self.QUICK_START, *options, *tool])
         return [java, *self._jvm_options, *options, "kafka.Kafka", properties]
 

@@ -131,7 +131,7 @@ def test_a_topic_is_read_as_the_worker_takes_it(monkeypatch: pytest.MonkeyPatch)
             LogRecord(0, 1, 9_000, b"u", event("1", 6_000)),  # a repeat
             LogRecord(0, 2, 9_000, b"u", event("2", 99_000)),  # ahead of the record's own time
             LogRecord(0, 3, 9_000, b"u", event("3", 7_000, type="teleport")),  # a dead letter
-            LogRecord(1, 0, -1, b"u", event("4", 8_000, item_id="new")),
+            LogRecord(1, 0, 9_000, b"u", event("4", 8_000, item_id="new")),
         ],
     }
     asked: list[object] = []

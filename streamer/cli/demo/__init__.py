@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--events", type=int, metavar="N", help="replay only the first N events")
     parser.add_argument("--epochs", type=int, metavar="N", help="train for at most N epochs")
     parser.add_argument(
-        "--short", action="store_true", help="the same as --events 1500 --epochs 2: a quick look"
+        "--short", action="store_true", help="--events 1500 --epochs 2, trained once: a quick look"
     )
 
 

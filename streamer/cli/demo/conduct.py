@@ -39,14 +39,17 @@ class Plan:
     keep: bool
     seed: int
     events: int | None
-    epochs: int | None
+    training: tuple[str, ...]
+    """Further arguments of `headwater train`."""
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Plan:
-        """`--short` is a default for --events and --epochs."""
+        """`--short` is a default for --events and --epochs, and trains only once."""
         events = args.events if args.events is not None or not args.short else SHORT_EVENTS
         epochs = args.epochs if args.epochs is not None or not args.short else SHORT_EPOCHS
-        return cls(args.data, args.light, args.report, args.keep, args.seed, events, epochs)
+        training: tuple[str, ...] = () if epochs is None else ("--epochs", str(epochs))
+        training += ("--no-refit",) if args.short else ()
+        return cls(args.data, args.light, args.report, args.keep, args.seed, events, training)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -96,7 +99,7 @@ def _steps(
     broker = started.enter_context(prepare.broker(plan.light, run_folder / "broker", screen))
     main = _settings(settings, broker.address, run_folder)
     prepare.topics(main, screen)
-    model = prepare.model(data, plan.seed, plan.epochs, folder / "models", main, screen)
+    model = prepare.model(data, plan.seed, plan.training, folder / "models", main, screen)
     version = prepare.release(model, main, logs, screen)
     worker = started.enter_context(prepare.worker(main, logs / "worker.log"))
     prepare.catalogue(data.dataset.items, main, worker, screen)

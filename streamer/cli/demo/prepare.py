@@ -82,10 +82,13 @@ def topics(settings: Settings, screen: Screen) -> None:
 
 
 def model(
-    source: Data, seed: int, epochs: int | None, kept: Path, settings: Settings, screen: Screen
+    source: Data, seed: int, options: Sequence[str], kept: Path, settings: Settings, screen: Screen
 ) -> Path:
-    """The artefact of exactly this data, seed and code: kept from an earlier run, or trained now."""
-    folder = kept / _model_key(source.folder, seed, epochs)
+    """The artefact of exactly this data, seed and code: kept from an earlier run, or trained now.
+
+    `options`: further arguments of `headwater train`.
+    """
+    folder = kept / _model_key(source.folder, seed, options)
     found = _artefact_below(folder)
     if found is not None:
         with screen.step("model") as step:
@@ -93,9 +96,7 @@ def model(
         return found
     arguments = ["--data", str(source.folder), "--out", str(folder)]
     arguments += ["--until-fraction", str(TRAINING_SHARE), "--seed", str(seed)]
-    arguments += ["--window", str(settings.window), "--cache", str(settings.cache_dir)]
-    if epochs is not None:
-        arguments += ["--epochs", str(epochs)]
+    arguments += ["--window", str(settings.window), "--cache", str(settings.cache_dir), *options]
     with screen.step("training a GRU on the first 80 % by time", own_output=True) as step:
         run_to_end("the trainer", headwater("train", *arguments), settings)
         found = _artefact_below(folder)
@@ -117,9 +118,9 @@ def _artefact_below(folder: Path) -> Path | None:
     return None
 
 
-def _model_key(folder: Path, seed: int, epochs: int | None) -> str:
+def _model_key(folder: Path, seed: int, options: Sequence[str]) -> str:
     """16 hex digits that change with the data, the options and the code that trains."""
-    digest = hashlib.sha256(f"{TRAINING_SHARE} {seed} {epochs}".encode())
+    digest = hashlib.sha256(f"{TRAINING_SHARE} {seed} {options}".encode())
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".inter", ".item", ".data")):
         digest.update(path.read_bytes())
     for package in ("model_export", "streamer.core"):
