@@ -12,7 +12,7 @@ from streamer.core.columns import EventColumns
 from streamer.core.profile import profiles
 from streamer.core.protocol import Profile, Recommendations, Source, encode
 from streamer.core.ranking import Rows, because, exclusions, rank, recommendations
-from streamer.core.user_state import Outcome, UserStates
+from streamer.core.user_state import Outcome, StateView, UserStates
 from streamer.serving.champion import Champion
 from streamer.transport.batch_producer import Outgoing
 from streamer.transport.pipeline import Delivery
@@ -48,54 +48,66 @@ class Refresh:
     def __init__(self, how: Recommend, champion: Champion, states: UserStates, batch: Batch) -> None:
         self._how, self._champion, self._states, self._batch = how, champion, states, batch
         self._pending = np.ones(len(batch.users), bool)
-        self._profiles: dict[int, list[Outgoing]] = {}
-        self._recommendations: dict[int, list[Outgoing]] = {}
+        self._users: list[Rows] = []
+        self._views: list[StateView] = []
+        self._applied: list[EventColumns] = []
 
     def after_round(self, events: EventColumns, outcome: np.ndarray) -> None:
-        """events: one per user (n,); outcome (n,)."""
-        self._champion.count(events.take(np.flatnonzero(outcome == Outcome.APPLIED)))
+        """events: one per user (n,); outcome (n,). Only what a refresh reads is noted here: lists are made for all at once."""
+        self._applied.append(events.take(np.flatnonzero(outcome == Outcome.APPLIED)))
         if self._how.per_event:
             fresh = events.user[outcome != Outcome.REPLAYED]
-            self._refresh(fresh)
+            self._note(fresh)
             self._pending[fresh] = False
 
+    def _note(self, users: Rows) -> None:
+        if users.size:
+            self._users.append(users)
+            self._views.append(self._states.view(users, RECENT))
+
     def finish(self, deliveries: dict[int, Delivery]) -> None:
-        """Refresh who is left. A replayed event's user is too: the list may never have left."""
-        self._refresh(np.flatnonzero(self._pending))
-        for partition, records in self._profiles.items():
-            deliveries[partition].outputs[self._how.profiles_topic] = records
-        for partition, records in self._recommendations.items():
-            deliveries[partition].outputs[self._how.recommendations_topic] = records
-
-    def _refresh(self, users: Rows) -> None:
-        """Profiles and lists of users (n,), in this order."""
-        if not users.size:
+        """Refresh also who is left. A replayed event's user is: the list may never have left."""
+        for events in self._applied:
+            self._champion.count(events)
+        self._note(np.flatnonzero(self._pending))
+        if not self._views:
             return
+        users, view = np.concatenate(self._users), StateView.join(self._views)
         ids = [self._batch.users[user].decode() for user in users.tolist()]
-        sources = self._sources(users)
-        self._collect(self._profiles, users, self._profiles_of(users, ids, sources))
-        self._collect(self._recommendations, users, self._lists_of(users, ids, sources))
+        sources = self._sources(users, view)
+        outputs: dict[str, Sequence[Profile | Recommendations]] = {
+            self._how.profiles_topic: self._profiles_of(view, ids, sources),
+            self._how.recommendations_topic: self._lists_of(view, ids, sources),
+        }
+        for topic, records in outputs.items():
+            self._collect(deliveries, topic, users, records)
 
-    def _sources(self, users: Rows) -> list[Source]:
+    def _sources(self, users: Rows, view: StateView) -> list[Source]:
         partitions, topics = self._batch.partitions, self._batch.topics
         of_users = [partitions[user] for user in users.tolist()]
-        applied = self._states.heads["applied"][users].tolist()
+        applied = view.heads["applied"].tolist()
         return [Source(topics[p], p, offset) for p, offset in zip(of_users, applied, strict=True)]
 
     def _collect(
-        self, outputs: dict[int, list[Outgoing]], users: Rows, records: Sequence[Profile | Recommendations]
+        self,
+        deliveries: dict[int, Delivery],
+        topic: str,
+        users: Rows,
+        records: Sequence[Profile | Recommendations],
     ) -> None:
         keys, partitions = self._batch.users, self._batch.partitions
-        lists = {partition: outputs.setdefault(partition, []) for partition in self._batch.topics}
+        lists = {
+            partition: deliveries[partition].outputs.setdefault(topic, []) for partition in self._batch.topics
+        }
         for user, record in zip(users.tolist(), records, strict=True):
             lists[partitions[user]].append(Outgoing(keys[user], encode(record)))
 
-    def _profiles_of(self, users: Rows, ids: list[str], sources: list[Source]) -> list[Profile]:
+    def _profiles_of(self, view: StateView, ids: list[str], sources: list[Source]) -> list[Profile]:
         champion = self._champion
-        probabilities = champion.interests(self._states.heads["gru"][users])
+        probabilities = champion.interests(view.heads["gru"])
         return profiles(
-            self._states,
-            users,
+            view,
+            np.arange(len(ids)),
             ids,
             sources,
             model_version=champion.model.version,
@@ -104,19 +116,19 @@ class Refresh:
             types=champion.types,
         )
 
-    def _lists_of(self, users: Rows, ids: list[str], sources: list[Source]) -> list[Recommendations]:
-        champion, heads = self._champion, self._states.heads
-        scores, rows, usable = self._top_k(users)
-        reasons = because(self._recent(users), rows, champion.catalogue.vectors)
+    def _lists_of(self, view: StateView, ids: list[str], sources: list[Source]) -> list[Recommendations]:
+        champion, heads = self._champion, view.heads
+        scores, rows, usable = self._top_k(view)
+        reasons = because(champion.rows_with_vector(view.recent), rows, champion.catalogue.vectors)
         reasons[~usable] = -1
         lists = recommendations(scores, rows, reasons, champion.catalogue.ids)
         return [
             Recommendations(name, version, revision, as_of, champion.model.version, strategy, items, source)
             for name, version, revision, as_of, strategy, items, source in zip(
                 ids,
-                heads["version"][users].tolist(),
-                heads["revision"][users].tolist(),
-                heads["watermark"][users].tolist(),
+                heads["version"].tolist(),
+                heads["revision"].tolist(),
+                heads["watermark"].tolist(),
                 ["model" if each else "popularity" for each in usable.tolist()],
                 lists,
                 sources,
@@ -124,24 +136,19 @@ class Refresh:
             )
         ]
 
-    def _top_k(self, users: Rows) -> tuple[np.ndarray, Rows, np.ndarray]:
+    def _top_k(self, view: StateView) -> tuple[np.ndarray, Rows, np.ndarray]:
         """Scores (n, k), rows (n, k; -1 = none left), and who (n,) has a usable history; the others get what is popular."""
-        champion, heads = self._champion, self._states.heads
+        champion, heads = self._champion, view.heads
         excluded = np.empty((0, 2), np.int64)
         if self._how.exclude_seen:
-            excluded = exclusions(*self._states.seen(users), champion.catalogue.rows)
-        usable = heads["usable"][users] > 0
-        scores, rows = champion.score(heads["gru"][users], excluded, self._how.top_k)
+            excluded = exclusions(*view.seen, champion.catalogue.rows)
+        usable = heads["usable"] > 0
+        scores, rows = champion.score(heads["gru"], excluded, self._how.top_k)
         if not usable.all() and scores.shape[1]:
             cold = np.flatnonzero(~usable)
             theirs = np.isin(excluded[:, 0], cold)
             renumbered = np.stack([np.searchsorted(cold, excluded[theirs, 0]), excluded[theirs, 1]], axis=1)
-            scores[cold], rows[cold] = champion.popular(
-                len(cold), renumbered, scores.shape[1], heads["watermark"][users[cold]]
-            )
+            as_of = heads["watermark"][cold]
+            scores[cold], rows[cold] = champion.popular(len(cold), renumbered, scores.shape[1], as_of)
         scores, rows, _ = rank(scores, rows)
         return scores, rows, usable
-
-    def _recent(self, users: Rows) -> Rows:
-        """Catalogue rows (n, RECENT) of the users' last events, newest first; -1 where there is no vector."""
-        return self._champion.rows_with_vector(self._states.recent_items(users, RECENT))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamer.core.event_types import EventTypes
 from streamer.core.protocol import Label, Profile, Source
 from streamer.core.rolling_counts import LEVELS
-from streamer.core.user_state import UserStates
+from streamer.core.user_state import StateView, UserStates
 
 TOP = 5
 """Labels listed per kind of interest."""
@@ -21,7 +21,7 @@ _DECIMALS = 4
 
 
 def profiles(
-    states: UserStates,
+    states: UserStates | StateView,
     users: NDArray[np.int64],
     user_ids: Sequence[str],
     sources: Sequence[Source],
@@ -67,7 +67,7 @@ def profiles(
 
 
 def _category_interests(
-    states: UserStates, users: NDArray[np.int64], label_names: Mapping[int, str]
+    states: UserStates | StateView, users: NDArray[np.int64], label_names: Mapping[int, str]
 ) -> dict[str, list[list[Label]]]:
     hashes, short, long = states.interests(users)
     distinct, inverse = np.unique(hashes, return_inverse=True)

@@ -124,7 +124,11 @@ class BatchApp(faust.App):
         if self.fatal is None:
             self.fatal = exc
             log.critical("the worker cannot go on: %s", exc, exc_info=exc)
-            for name in ("faust", "mode", "streamer.transport"):  # their tracebacks tell of the shutdown, not of the cause
+            for name in (
+                "faust",
+                "mode",
+                "streamer.transport",
+            ):  # their tracebacks tell of the shutdown, not of the cause
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
             hard_exit_after(CRASH_GRACE_S)
             self._crashing = asyncio.ensure_future(self.crash(exc))

@@ -73,7 +73,9 @@ class BatchProducer:
             if need > BATCH_BYTES:
                 builder = packing_builder()
             if not all(append(builder, record, now_ms) for record in group):
-                raise RecordTooLarge(f"{topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes")
+                raise RecordTooLarge(
+                    f"{topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes"
+                )
             size = (size or BATCH_OVERHEAD_BYTES) + need
         if size:
             builder.close()

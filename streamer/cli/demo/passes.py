@@ -28,9 +28,9 @@ from streamer.settings import Settings
 from streamer.transport.log_reader import iter_log, log_extent
 from streamer.transport.topics import ensure_topics
 
-LATENCY_RATE = 500.0
-"""Events per second of the open loop."""
-LATENCY_EVENTS = 4000
+LATENCY_RATE = 200.0
+"""Events per second of the open loop: one top-10 after every event, mostly of one user at a time, has to keep up."""
+LATENCY_EVENTS = 2000
 """The last so many events of the replay, at most a third of them."""
 PERSON_EVENTS = 10
 """The user shown at the end did at least so much, if anybody did."""
