@@ -141,11 +141,15 @@ def test_recovery_keeps_the_highest_applied_offset(store: Any) -> None:
 
 def test_of_equal_applied_offsets_the_later_record_wins(store: Any) -> None:
     """A refresh without an event writes a head again."""
-    store.apply_changelog_batch(changelog((0, b"hu", record(5, b"a")), (1, b"hu", record(5, b"b"))), None, None)
+    store.apply_changelog_batch(
+        changelog((0, b"hu", record(5, b"a")), (1, b"hu", record(5, b"b"))), None, None
+    )
     assert store.read(P, b"hu") == record(5, b"b")
 
 
-def test_an_unreadable_changelog_record_ends_the_worker(app: BatchApp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_changelog_record_ends_the_worker(
+    app: BatchApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Faust's recovery would log it and go on with a hole in the table."""
     fatal: list[BaseException] = []
     monkeypatch.setattr(app, "die", fatal.append)

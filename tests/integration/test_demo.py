@@ -33,7 +33,15 @@ def run_demo(tmp_path: Path, *arguments: str) -> dict[str, object]:
 
 
 def check(report: dict[str, object]) -> None:
-    wanted = {"events", "events_per_s", "latency_ms", "hit_rate_at_10", "ndcg_at_10", "dead_letters", "worker_rss_mb"}
+    wanted = {
+        "events",
+        "events_per_s",
+        "latency_ms",
+        "hit_rate_at_10",
+        "ndcg_at_10",
+        "dead_letters",
+        "worker_rss_mb",
+    }
     assert wanted | {"model_version"} <= report.keys()
     assert isinstance(report["events"], int)
     assert report["events"] > 0

@@ -24,7 +24,10 @@ records = st.builds(
     Outgoing,
     st.none() | st.binary(max_size=300),
     st.none() | st.binary(max_size=300),
-    st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.binary(max_size=200)), max_size=8),
+    st.lists(
+        st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.binary(max_size=200)),
+        max_size=8,
+    ),
 )
 
 
