@@ -259,6 +259,7 @@ def run(settings: Settings) -> int:
         redirect_stdouts=False,
         workdir=".",
     )
+    process.spinner = None  # it writes escape sequences, into a log file too
     try:
         process.execute_from_commandline()
     except SystemExit as exit_:

@@ -9,7 +9,7 @@ import argparse
 import json
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ _OPTIONS = {
     "batch_events": "events in a batch",
     "validation_fraction": "last part of the training events, by time, that decides when to stop; 0 for none",
     "seed": "of the weights, the batches and the order of events of the same moment",
-    "threads": "of torch; results repeat exactly with the same number",
+    "threads": "of torch; more pay for catalogues of many thousand items",
 }
 """Fields of TrainingConfig that are options of `train`."""
 
@@ -103,13 +103,12 @@ def _add_train(commands: Any) -> None:
     )
     for option in fields(TrainingConfig):
         if option.name in _OPTIONS:
-            default = option.default if option.default is not MISSING else "the processors, at most 4"
-            kind = type(option.default) if option.default is not MISSING else int
+            kind = type(option.default)
             train.add_argument(
                 f"--{option.name.replace('_', '-')}",
                 type=kind,
                 metavar="X" if kind is float else "N",
-                help=f"{_OPTIONS[option.name]} (default: {default})",
+                help=f"{_OPTIONS[option.name]} (default: {option.default})",
             )
     train.add_argument(
         "--no-refit",

@@ -6,11 +6,10 @@ by then: they would not be recommended either, so no capacity goes into keeping 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,8 +54,8 @@ class TrainingConfig:
     """Weight of each head's loss beside the next item's."""
     clip: float = 1.0
     seed: int = 7
-    threads: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
-    """Of torch. Results repeat exactly with the same number only."""
+    threads: int = 1
+    """Of torch. Steps over short chunks are small work: a second thread gains little, and loses much on a busy machine."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "dim", "epochs", "patience", "batch_events", "chunk", "threads"):
@@ -252,9 +251,9 @@ class _Fitting:
         states = model.sequence(inputs, batch.type, batch.gap, batch.value)  # (B, T, H)
         at = batch.next_item != NONE  # (B, T), n of them
         state, item, weight = states[at], batch.next_item[at], batch.weight[at]  # (n, H), (n), (n)
-        row, column = at.nonzero(as_tuple=True)
-        consumed = batch.consumed_at[row] <= column[:, None]  # (n, N)
-        logits = (model.query(state) @ vectors.T + bias).masked_fill(consumed, -torch.inf)
+        columns = torch.arange(at.shape[1], dtype=torch.int32)
+        consumed = (batch.consumed_at[:, None, :] <= columns[:, None])[at]  # (n, N)
+        logits = torch.addmm(bias, model.query(state), vectors.T).masked_fill_(consumed, -torch.inf)  # (n, N)
         losses = {"next_item": _mean(functional.cross_entropy(logits, item, reduction="none"), weight)}
         heads = model.head_logits(state)
         types = self._type_column[batch.next_type[at]]
@@ -306,10 +305,15 @@ def _deterministic(config: TrainingConfig) -> Iterator[None]:
     """Seeded and repeatable, and everything as before afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(config.threads)
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # nothing here reads memory that it did not write
+    )
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
