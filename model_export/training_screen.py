@@ -62,14 +62,18 @@ class TrainingScreen:
                 self._writer.add_scalar(name, value, epoch.number)
 
     def ended(self, epochs: int) -> None:
-        """Training is over; after an early stop the bar of the validated fit stands still."""
-        task = self._tasks.get("validate")
-        if task is not None:
-            self._progress.update(task, total=1, completed=1)
+        """Training is over."""
+        self._finish()
         self.console.print(f"best epoch: {epochs}")
+
+    def _finish(self) -> None:
+        """Full bars and stopped clocks, after an early stop too."""
+        for task in self._tasks.values():
+            self._progress.update(task, total=1, completed=1)
 
     def _task(self, fit: str) -> TaskID:
         if fit not in self._tasks:
+            self._finish()
             self._tasks[fit] = self._progress.add_task(_TITLES[fit], total=None, state="")
         return self._tasks[fit]
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.core.evaluation import (
@@ -45,6 +45,7 @@ def test_rank_in_counts_from_one() -> None:
     assert [rank_in(["a", "b"], item) for item in "abc"] == [1, 2, 0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([-math.inf, 0.0, 0.5, 1.0]), min_size=1, max_size=12), st.integers(1, 14))
 def test_top_rows_is_a_stable_sort_without_what_is_masked(scores: list[float], k: int) -> None:
     expected = sorted((-score, row) for row, score in enumerate(scores) if score > -math.inf)
@@ -72,6 +73,7 @@ def knn_scores(histories: dict[Hashable, list[int]], user: int, recent: int | No
     return scores
 
 
+@settings(deadline=None)
 @given(EVENTS, st.sampled_from([None, 1, 3]))
 def test_item_knn_learning_along_equals_its_definition(
     events: list[tuple[int, int]], recent: int | None
