@@ -13,7 +13,7 @@ from streamer.core.item_text import item_text
 from streamer.core.protocol import ItemRecord, ItemVector, decode_item, encode
 from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.serving.text_encoder import TextEncoder
-from streamer.transport.batch_producer import Outgoing
+from streamer.transport.batch_producer import Outgoing, Pair
 from streamer.transport.consumer import Record, Run
 from streamer.transport.pipeline import Delivery
 
@@ -37,14 +37,14 @@ class EmbedItems:
         delivery.outputs[self._topic] = await self._embed(newest)
         return delivery
 
-    async def _embed(self, newest: dict[bytes, tuple[Record, ItemRecord | None]]) -> list[Outgoing]:
+    async def _embed(self, newest: dict[bytes, tuple[Record, ItemRecord | None]]) -> list[Pair]:
         present = [(record, item) for record, item in newest.values() if item is not None]
         digest = self._encoder().digest
         telemetry.ENCODER_TEXTS.labels("item").inc(len(present))
         vectors = await self._batcher.encode([item_text(item) for _, item in present], Priority.ITEM)
-        withdrawn = [Outgoing(key, None) for key, (_, item) in newest.items() if item is None]
+        withdrawn: list[Pair] = [(key, None) for key, (_, item) in newest.items() if item is None]
         return withdrawn + [
-            Outgoing(record.key, encode(item_vector(record, item, digest, vector)))
+            (record.key, encode(item_vector(record, item, digest, vector)))
             for (record, item), vector in zip(present, vectors, strict=True)
         ]
 

@@ -23,7 +23,7 @@ from streamer.core.features import gap_feature, value_feature
 from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
 from streamer.core.state_records import user_of_key
-from streamer.core.user_state import Outcome, UserStates
+from streamer.core.user_state import Changes, Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.transport.batch_producer import Outgoing
@@ -91,20 +91,33 @@ class Ingest:
 
     def decode(self, run: Run) -> DecodedRun:
         """Split a run into good events and dead letters."""
+        records = run.records
+        events = self._decoder.decode_run(
+            [record.value for record in records],
+            [record.key for record in records],
+            run.tp.partition,
+            [record.timestamp for record in records],
+        )
         decoded = DecodedRun(run.tp.topic)
-        partition, decode = run.tp.partition, self._decoder.decode
-        for record in run.records:
-            event = decode(record.value, record.key, partition, record.timestamp)
-            if isinstance(event, Rejected):
-                decoded.dead_letters.append(bury(record, event))
-                continue
-            if event.text and self._types.by_name[event.type].uses_text:
-                decoded.text_at.append(len(decoded.events))
-            decoded.events.append(event)
-            decoded.keys.append(record.key or b"")
-            decoded.offsets.append(record.offset)
-            decoded.record_times_ms.append(record.timestamp)
-        telemetry.EVENTS.labels("rejected").inc(len(decoded.dead_letters))
+        if Rejected in set(map(type, events)):
+            decoded.dead_letters = [
+                bury(record, event)
+                for record, event in zip(records, events, strict=True)
+                if isinstance(event, Rejected)
+            ]
+            records = [
+                record for record, event in zip(records, events, strict=True) if isinstance(event, Event)
+            ]
+            telemetry.EVENTS.labels("rejected").inc(len(decoded.dead_letters))
+        decoded.events = [event for event in events if isinstance(event, Event)]
+        decoded.keys = [record.key or b"" for record in records]
+        decoded.offsets = [record.offset for record in records]
+        decoded.record_times_ms = [record.timestamp for record in records]
+        decoded.text_at = [
+            at
+            for at, event in enumerate(decoded.events)
+            if event.text and self._types.by_name[event.type].uses_text
+        ]
         return decoded
 
     # ------------------------------------------------------------------ in the executor
@@ -165,8 +178,7 @@ class Ingest:
             )
             refresh.after_round(events, outcome)
         refresh.finish(deliveries)
-        for user, group in zip(states.touched().tolist(), states.changes(), strict=True):
-            deliveries[batch.partitions[user]].groups.append(group)
+        batch.deliver(states.changes(), deliveries)
 
     def _round(
         self, champion: Champion, states: UserStates, events: EventColumns, text_vectors: np.ndarray | None
@@ -232,14 +244,14 @@ class Batch:
         for run in runs:
             self.topics[partition] = run.topic
             base = self.size
-            for key in run.keys:
-                number = index.setdefault(key, len(index))
-                if number == len(self.users):
-                    self.users.append(key)
-                    self.partitions.append(partition)
-                elif number < before:
-                    return False
-                self.user.append(number)
+            new = [key for key in dict.fromkeys(run.keys) if key not in index]
+            index.update(zip(new, range(len(index), len(index) + len(new)), strict=True))
+            self.users += new
+            self.partitions += [partition] * len(new)
+            numbers = list(map(index.__getitem__, run.keys))
+            if min(numbers, default=before) < before:
+                return False
+            self.user += numbers
             self.events += run.events
             self.offsets += run.offsets
             self.record_times_ms += run.record_times_ms
@@ -247,6 +259,18 @@ class Batch:
             if run.text_content is not None:
                 self.text_content.append(run.text_content)
         return True
+
+    def deliver(self, changes: Changes, deliveries: dict[int, Delivery]) -> None:
+        """State records, each to the partition of its user."""
+        partition = np.array(self.partitions, np.int64)[changes.users]
+        alone = np.ones(len(changes.users), bool)
+        alone[np.searchsorted(changes.users, list(changes.before))] = False
+        for each in self.topics:
+            heads = np.flatnonzero(alone & (partition == each))
+            deliveries[each].heads += [changes.heads[at] for at in heads.tolist()]
+        for at in np.flatnonzero(~alone).tolist():
+            group = [*changes.before[int(changes.users[at])], changes.heads[at]]
+            deliveries[int(partition[at])].groups.append(group)
 
     def reader(self, of_partition: Callable[[int], Reader]) -> Reader:
         """Point lookup that finds a key's partition by its user."""

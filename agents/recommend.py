@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,10 @@ import numpy as np
 
 from streamer.core.columns import EventColumns
 from streamer.core.profile import profiles
-from streamer.core.protocol import Profile, Recommendations, Source, encode
 from streamer.core.ranking import Rows, because, exclusions, rank, recommendations
+from streamer.core.stamp import Stamp
 from streamer.core.user_state import Outcome, StateView, UserStates
 from streamer.serving.champion import Champion
-from streamer.transport.batch_producer import Outgoing
 from streamer.transport.pipeline import Delivery
 
 if TYPE_CHECKING:
@@ -73,68 +71,56 @@ class Refresh:
         if not self._views:
             return
         users, view = np.concatenate(self._users), StateView.join(self._views)
-        ids = [self._batch.users[user].decode() for user in users.tolist()]
-        sources = self._sources(users, view)
-        outputs: dict[str, Sequence[Profile | Recommendations]] = {
-            self._how.profiles_topic: self._profiles_of(view, ids, sources),
-            self._how.recommendations_topic: self._lists_of(view, ids, sources),
-        }
-        for topic, records in outputs.items():
-            self._collect(deliveries, topic, users, records)
+        keys = [self._batch.users[user] for user in users.tolist()]
+        partition = np.array(self._batch.partitions, np.int64)[users]
+        stamp = self._stamp(view, keys, partition)
+        self._collect(deliveries, self._how.profiles_topic, partition, keys, self._profiles(view, stamp))
+        self._collect(deliveries, self._how.recommendations_topic, partition, keys, self._lists(view, stamp))
 
-    def _sources(self, users: Rows, view: StateView) -> list[Source]:
-        partitions, topics = self._batch.partitions, self._batch.topics
-        of_users = [partitions[user] for user in users.tolist()]
-        applied = view.heads["applied"].tolist()
-        return [Source(topics[p], p, offset) for p, offset in zip(of_users, applied, strict=True)]
+    def _stamp(self, view: StateView, keys: list[bytes], partition: np.ndarray) -> Stamp:
+        topics = self._batch.topics
+        number = np.zeros(max(topics) + 1, np.int64)
+        number[list(topics)] = np.arange(len(topics))
+        return Stamp.of(
+            view.heads,
+            keys,
+            self._champion.model.version,
+            list(topics.values()),
+            number[partition],
+            partition,
+        )
 
     def _collect(
         self,
         deliveries: dict[int, Delivery],
         topic: str,
-        users: Rows,
-        records: Sequence[Profile | Recommendations],
+        partition: np.ndarray,
+        keys: list[bytes],
+        values: list[bytes],
     ) -> None:
-        keys, partitions = self._batch.users, self._batch.partitions
-        lists = {
-            partition: deliveries[partition].outputs.setdefault(topic, []) for partition in self._batch.topics
-        }
-        for user, record in zip(users.tolist(), records, strict=True):
-            lists[partitions[user]].append(Outgoing(keys[user], encode(record)))
+        records = list(zip(keys, values, strict=True))
+        for each in self._batch.topics:
+            of_it = np.flatnonzero(partition == each).tolist()
+            deliveries[each].outputs.setdefault(topic, []).extend([records[at] for at in of_it])
 
-    def _profiles_of(self, view: StateView, ids: list[str], sources: list[Source]) -> list[Profile]:
+    def _profiles(self, view: StateView, stamp: Stamp) -> list[bytes]:
         champion = self._champion
         probabilities = champion.interests(view.heads["gru"])
         return profiles(
             view,
-            np.arange(len(ids)),
-            ids,
-            sources,
-            model_version=champion.model.version,
-            tasks={task: (champion.model.heads[task], p) for task, p in probabilities.items()},
-            label_names=champion.catalogue.labels,
+            np.arange(stamp.n),
+            stamp,
+            tasks={task: (champion.task_texts[task], p) for task, p in probabilities.items()},
+            categories=champion.category_texts,
             types=champion.types,
         )
 
-    def _lists_of(self, view: StateView, ids: list[str], sources: list[Source]) -> list[Recommendations]:
-        champion, heads = self._champion, view.heads
+    def _lists(self, view: StateView, stamp: Stamp) -> list[bytes]:
+        champion = self._champion
         scores, rows, usable = self._top_k(view)
         reasons = because(champion.rows_with_vector(view.recent), rows, champion.catalogue.vectors)
         reasons[~usable] = -1
-        lists = recommendations(scores, rows, reasons, champion.catalogue.ids)
-        return [
-            Recommendations(name, version, revision, as_of, champion.model.version, strategy, items, source)
-            for name, version, revision, as_of, strategy, items, source in zip(
-                ids,
-                heads["version"].tolist(),
-                heads["revision"].tolist(),
-                heads["watermark"].tolist(),
-                ["model" if each else "popularity" for each in usable.tolist()],
-                lists,
-                sources,
-                strict=True,
-            )
-        ]
+        return recommendations(scores, rows, reasons, usable, stamp, champion.item_texts)
 
     def _top_k(self, view: StateView) -> tuple[np.ndarray, Rows, np.ndarray]:
         """Scores (n, k), rows (n, k; -1 = none left), and who (n,) has a usable history; the others get what is popular."""

@@ -220,7 +220,7 @@ class Worker:
             self.executor, self.ingest.refresh, self.settings.topic("events"), partition, users
         )
         for topic, records in delivery.outputs.items():
-            await self.app.batch_producer.send(topic, partition, [[record] for record in records])
+            await self.app.batch_producer.send(topic, partition, records)
 
 
 def faust_credentials(kafka_options: dict[str, Any]) -> Credentials | None:

@@ -6,9 +6,11 @@ A good event costs one typed decode and a few comparisons; what ails a bad one i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Annotated, cast
 
 import msgspec
+import numpy as np
 
 from streamer.core.event_types import EventTypes
 from streamer.core.partitioner import Partitioner
@@ -57,6 +59,24 @@ class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Any JSON, kept as it came."""
 
 
+_PlainId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class _PlainEvent(Event, frozen=True, gc=False, omit_defaults=True):
+    """An event of which the parser itself checks what `decode` checks of nearly every one."""
+
+    event_id: _PlainId
+    user_id: _PlainId
+    type: str
+    timestamp_ms: Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]
+    item_id: _PlainId | None = None
+    target_user_id: _PlainId | None = None
+    value: float | None = None
+    text: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES // 4)] | None = None
+    session_id: _PlainId | None = None
+    context: msgspec.Raw = _ABSENT
+
+
 class EventDecoder:
     """Decodes records of `events`.
 
@@ -67,6 +87,9 @@ class EventDecoder:
     def __init__(self, types: EventTypes, partitioner: Partitioner | None, partitions: int) -> None:
         self._types = types
         self._parse = msgspec.json.Decoder(Event).decode
+        self._parse_lines = cast(
+            "Callable[[bytes], list[Event]]", msgspec.json.Decoder(_PlainEvent).decode_lines
+        )
         # Per type: lowest and highest value, and whether a target is needed.
         self._rules = {
             each.name: (
@@ -76,6 +99,15 @@ class EventDecoder:
             )
             for each in types
         }
+        size = 1 + max((each.code for each in types), default=0)
+        self._codes = {each.name: each.code for each in types}
+        self._lowest, self._highest = np.full(size, -MAX_FLOAT32), np.full(size, MAX_FLOAT32)
+        self._needs_target = np.zeros(size, np.bool_)
+        for each in types:
+            self._lowest[each.code], self._highest[each.code], self._needs_target[each.code] = self._rules[
+                each.name
+            ]
+        self._partitioner = None if partitioner is None or partitioner.kind == "off" else partitioner
         self._partition_of: Callable[[bytes], int] | None = None
         self._partitions = partitions
         self._kind = "off" if partitioner is None else partitioner.kind
@@ -127,6 +159,73 @@ class EventDecoder:
         if needs_target and event.target_user_id is None:
             return reject_missing("target_user_id", f"a {event.type} event must name it")
         return event
+
+    def decode_run(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        partition: int,
+        record_timestamps_ms: Sequence[int],
+    ) -> Sequence[Event | Rejected]:
+        """As `decode`, of the records of one partition: at a third of the cost as long as all of them are good."""
+        good = self._all_good(values, keys, partition, record_timestamps_ms)
+        if good is not None:
+            return good
+        return [
+            self.decode(value, key, partition, time)
+            for value, key, time in zip(values, keys, record_timestamps_ms, strict=True)
+        ]
+
+    def _all_good(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        partition: int,
+        record_timestamps_ms: Sequence[int],
+    ) -> list[Event] | None:
+        """The events if each of them is good and plain (ids of up to 64 characters, ...), else None: look at each.
+
+        Every value is parsed as a line of its own: without a further newline in them none can pretend to be two.
+        """
+        if not values or None in values or None in keys:
+            return None
+        n, some, users = len(values), cast(Sequence[bytes], values), b"\n".join(cast(Sequence[bytes], keys))
+        lines = b"\n".join(some)
+        if (
+            lines.count(b"\n") != n - 1
+            or users.count(b"\n") != n - 1
+            or max(map(len, some)) > MAX_RECORD_BYTES
+        ):
+            return None
+        try:
+            if not lines.isascii():
+                lines.decode()  # the parser skips unknown fields without looking at their characters
+            events = self._parse_lines(lines)
+            codes = np.fromiter(map(self._codes.__getitem__, [e.type for e in events]), np.int64, len(events))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+            return None
+        if len(events) != n or "\n".join([e.user_id for e in events]).encode() != users:
+            return None
+        if (
+            self._partitioner is not None
+            and (
+                self._partitioner.partitions(cast(Sequence[bytes], keys), self._partitions) != partition
+            ).any()
+        ):
+            return None
+        recorded = np.fromiter(record_timestamps_ms, np.int64, n)
+        times = np.fromiter([e.timestamp_ms for e in events], np.int64, n)
+        if (times > np.minimum(recorded + MAX_AHEAD_MS, LATEST_MS)).any() or (recorded < 0).any():
+            return None
+        value = np.array([e.value for e in events], np.float64)
+        out_of_range = (value < self._lowest[codes]) | (value > self._highest[codes])  # of NaN (none) neither
+        if out_of_range.any():
+            return None
+        if self._needs_target[codes].any() and any(
+            events[at].target_user_id is None for at in np.flatnonzero(self._needs_target[codes]).tolist()
+        ):
+            return None
+        return events
 
     def _reject_partition(self, key: bytes, partition: int) -> Rejected:
         assert self._partition_of is not None

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.protocol import Recommendation
+from streamer.core.json_rows import Phrases, Texts, commas, decimal, elements, where, write
+from streamer.core.stamp import Stamp
 
 Rows = NDArray[np.int64]
 RowLookup = Callable[[NDArray[np.uint64]], Rows]
 """Catalogue rows of item hashes, -1 for unknown ones; any shape."""
 
+_STRATEGIES = Texts([b'"model"', b'"popularity"'])
 _BLOCK = 64
 """Users whose vectors are gathered at a time: what is gathered stays in the processor's cache."""
 
@@ -91,17 +94,34 @@ def popular(
     return scores, rows
 
 
+class ItemTexts:
+    """The items of a catalogue (N,) as they stand in lists, encoded when first recommended."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.item = Phrases(len(ids), lambda row: b'{"item_id":%b,"score":' % msgspec.json.encode(ids[row]))
+        self.reason = Phrases(len(ids), lambda row: b',"because":%b' % msgspec.json.encode(ids[row]))
+
+
 def recommendations(
-    scores: NDArray[np.float32], rows: Rows, reasons: Rows | None, ids: Sequence[str]
-) -> list[list[Recommendation]]:
-    """Protocol values of each user's ranked candidates (n, k), without those of row -1; scores to six decimals."""
+    scores: NDArray[np.float32],
+    rows: Rows,
+    reasons: Rows,
+    usable: NDArray[np.bool_],
+    stamp: Stamp,
+    items: ItemTexts,
+) -> list[bytes]:
+    """Values for `recommendations` (protocol.Recommendations) of ranked candidates (n, k), without those of row -1.
+
+    reasons (n, k): catalogue rows, -1 for none; usable (n,): whether the model ranked, else popularity did.
+    """
     kept = rows >= 0
-    names = [ids[row] for row in rows[kept].tolist()]
-    rounded = scores[kept].astype(np.float64).round(6).tolist()
-    if reasons is None:
-        flat = list(map(Recommendation, names, rounded))
-    else:
-        because_ids = [ids[row] if row >= 0 else None for row in reasons[kept].tolist()]
-        flat = list(map(Recommendation, names, rounded, because_ids))
-    ends = np.cumsum(kept.sum(axis=1)).tolist()
-    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    lists = elements(
+        commas(kept),
+        items.item(rows),
+        np.where(kept[..., None], decimal(np.where(kept, scores, 0)), np.uint8(0)),
+        items.reason(np.where(kept, reasons, -1)),
+        where(kept, b"}"),
+    )
+    strategy = _STRATEGIES(np.where(usable, 0, 1))
+    parts = [*stamp.first, b',"strategy":', strategy, b',"items":[', lists, b"]", *stamp.last]
+    return write(stamp.n, parts)

@@ -62,10 +62,13 @@ class SeenChunks:
         hashes = np.frombuffer(b"".join(packed), "<u8").astype(np.uint64)
         return np.repeat(np.arange(len(packed)), lengths // 8), hashes
 
-    def take_changes(self, row: int) -> list[tuple[bytes, bytes]]:
-        """(key, value) of the user's chunks that changed since the last call."""
-        changed = self._dirty.pop(row, {})
-        return [
-            (CHUNK_PREFIXES[index] + self._keys[row], encode_chunk(self._chunks[row][index], offset))
-            for index, offset in sorted(changed.items())
-        ]
+    def take_changes(self) -> dict[int, list[tuple[bytes, bytes]]]:
+        """By user, (key, value) of the chunks that changed since the last call."""
+        dirty, self._dirty = self._dirty, {}
+        return {
+            row: [
+                (CHUNK_PREFIXES[index] + self._keys[row], encode_chunk(self._chunks[row][index], offset))
+                for index, offset in sorted(changed.items())
+            ]
+            for row, changed in dirty.items()
+        }

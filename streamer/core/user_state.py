@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,24 @@ class Outcome(enum.IntEnum):
     """Behind the user's watermark by more than the grace: counted, kept out."""
     DUPLICATE = 3
     """Its event id is in the user's window: counted, kept out."""
+
+
+class Changes(NamedTuple):
+    """State records of users that were touched."""
+
+    users: Rows
+    """(n,) ascending."""
+    heads: list[tuple[bytes, bytes]]
+    """Key and value of each one's head."""
+    before: dict[int, list[tuple[bytes, bytes]]]
+    """By user, the segments and chunks that must not be written later than the head."""
+
+    def groups(self) -> list[list[tuple[bytes, bytes]]]:
+        """The records of each user, segments and chunks first, the head last."""
+        return [
+            [*self.before.get(user, ()), head]
+            for user, head in zip(self.users.tolist(), self.heads, strict=True)
+        ]
 
 
 class UserStates:
@@ -186,25 +205,25 @@ class UserStates:
         )
 
     def touched(self) -> Rows:
-        """Users with something to write, ascending: those of the next `changes`."""
+        """Users with something to write, ascending."""
         return np.flatnonzero(self._touched)
 
-    def changes(self) -> list[list[tuple[bytes, bytes]]]:
-        """(key, value) records of each of `touched()`, segments and chunks first, the head last; nobody is touched then."""
+    def changes(self) -> Changes:
+        """What to write of each of `touched()`; nobody is touched then."""
         users = self.touched()
-        size = self.heads.dtype.itemsize
-        fixed = self.heads.view(np.uint8).data
+        size, fixed = self.heads.dtype.itemsize, self.heads.tobytes()
+        rows = users.tolist()
+        keys = self._keys
+        heads = [
+            (b"h" + keys[row], fixed[row * size : row * size + size] + tail)
+            for row, tail in zip(rows, self._counts.tails(users), strict=True)
+        ]
         before = self.windows.take_changes(users)
-        changes = []
-        for user, tail in zip(users.tolist(), self._counts.tails(users), strict=True):
-            records = before.get(user, [])
-            if self._seen is not None:
-                records += self._seen.take_changes(user)
-            head = b"".join((fixed[user * size : (user + 1) * size], tail))
-            records.append((head_key(self._keys[user]), head))
-            changes.append(records)
+        if self._seen is not None:
+            for row, records in self._seen.take_changes().items():
+                before.setdefault(row, []).extend(records)
         self._touched[users] = False
-        return changes
+        return Changes(users, heads, before)
 
     def window_entries(self, users: Rows) -> tuple[NDArray[np.void], Rows]:
         """The windows of `users` (n,): ENTRY (n, W), oldest first, left-aligned, zeros after them; their lengths (n,)."""

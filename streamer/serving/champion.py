@@ -16,6 +16,8 @@ from streamer.core.columns import EventColumns, ItemFacts
 from streamer.core.event_types import EventTypes
 from streamer.core.features import gap_feature, value_feature
 from streamer.core.popularity import Popularity
+from streamer.core.profile import CategoryTexts, LabelTexts
+from streamer.core.ranking import ItemTexts
 from streamer.core.user_state import UserStates
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.model import F32, I64, Model
@@ -75,6 +77,20 @@ class Champion:
         vectors[found] = self.catalogue.vectors[rows[found]]
         vectors[hashes == 0] = 0.0
         return vectors
+
+    # ------------------------------------------------------------------ names, as outputs spell them
+    @cached_property
+    def item_texts(self) -> ItemTexts:
+        return ItemTexts(self.catalogue.ids)
+
+    @cached_property
+    def category_texts(self) -> CategoryTexts:
+        return CategoryTexts(dict(self.catalogue.labels))
+
+    @cached_property
+    def task_texts(self) -> dict[str, LabelTexts]:
+        """Per task of the model, in the order of `interests`' columns."""
+        return {task: LabelTexts(labels) for task, labels in self.model.heads.items()}
 
     # ------------------------------------------------------------------ users
     def step(self, state: F32, item: F32, type_code: I64, gap: F32, value: F32) -> F32:

@@ -17,11 +17,15 @@ from streamer.errors import LostOwnership, RecordTooLarge
 
 BATCH_BYTES = 900_000
 """Below the broker's default `message.max.bytes` (1,048,588)."""
-BATCH_OVERHEAD_BYTES = 61
 RECORD_OVERHEAD_BYTES = 40
 HEADER_OVERHEAD_BYTES = 10
-GZIP = 1
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+"""Names of compression codecs and their numbers in a batch's attributes (KIP-98, KIP-110)."""
+GZIP = CODECS["gzip"]
+_NO_HEADERS: list[tuple[str, bytes]] = []
 
+Pair = tuple[bytes | None, bytes | None]
+"""Key and value of a record without headers."""
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -39,7 +43,11 @@ class Sent(NamedTuple):
 
 
 class BatchProducer:
-    def __init__(self, *, request_timeout_s: float = 40.0, **connection: Any) -> None:
+    def __init__(
+        self, *, request_timeout_s: float = 40.0, compression: str = "none", **connection: Any
+    ) -> None:
+        """compression: of batches that do not ask for another one."""
+        self._codec = CODECS[compression]
         self._options = dict(
             connection,
             enable_idempotence=True,
@@ -54,33 +62,35 @@ class BatchProducer:
         self._producer = AIOKafkaProducer(**self._options)
         await self._producer.start()
 
-    async def send(self, topic: str, partition: int, groups: Iterable[Sequence[Outgoing]]) -> list[Sent]:
-        """Send and wait for all acknowledgements.
+    async def send(
+        self,
+        topic: str,
+        partition: int,
+        pairs: Iterable[Pair] = (),
+        groups: Iterable[Sequence[Outgoing | Pair]] = (),
+        *,
+        compression: str | None = None,
+    ) -> list[Sent]:
+        """Send and wait for all acknowledgements; the pairs first, then the groups.
 
-        groups: records that must leave in one batch, in order (a user's segments before its head); a group is never
-        split. Raises RecordTooLarge, aiokafka's errors, LostOwnership when abandoned meanwhile.
+        pairs: keys and values of records without headers, which may be cut into batches anywhere. groups: records that must
+        leave in one batch, in order (a user's segments before its head); a group is never split. compression: a codec's name,
+        None for the connection's own.
+        Raises RecordTooLarge, aiokafka's errors, LostOwnership when abandoned meanwhile.
         """
         if self._producer is None:
             raise LostOwnership("the producer was given up")
-        producer, now_ms = self._producer, int(time.time() * 1000)
-        builder, size, futures = producer.create_batch(), 0, []
-        for group in groups:
-            need = sum(map(wire_bytes, group))
-            if size and size + need > BATCH_BYTES:
-                builder.close()
-                futures.append((await producer.send_batch(builder, topic, partition=partition), builder))
-                builder, size = producer.create_batch(), 0
-            if need > BATCH_BYTES:
-                builder = packing_builder()
-            if not all(append(builder, record, now_ms) for record in group):
-                raise RecordTooLarge(
-                    f"{topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes"
-                )
-            size = (size or BATCH_OVERHEAD_BYTES) + need
-        if size:
-            builder.close()
-            futures.append((await producer.send_batch(builder, topic, partition=partition), builder))
-        return [Sent((await future).offset, builder.record_count()) for future, builder in futures]
+        codec = self._codec if compression is None else CODECS[compression]
+        packer = Packer(topic, codec, int(time.time() * 1000))
+        packer.add_pairs(pairs)
+        packer.add_groups(groups)
+        batches = packer.finish()
+        futures = [await self._producer.send_batch(batch, topic, partition=partition) for batch in batches]
+        # A built batch no longer knows its bytes before compression.
+        return [
+            Sent((await future).offset, batch.record_count())
+            for future, batch in zip(futures, batches, strict=True)
+        ]
 
     async def partitions_for(self, topic: str) -> int:
         """Number of partitions of a topic."""
@@ -104,17 +114,68 @@ class BatchProducer:
         await self.start()
 
 
-def wire_bytes(record: Outgoing) -> int:
+class Packer:
+    """Fills batches with the records of one partition."""
+
+    def __init__(self, topic: str, codec: int, now_ms: int) -> None:
+        self._topic, self._codec, self._now_ms = topic, codec, now_ms
+        self._full: list[BatchBuilder] = []
+        self._batch = BatchBuilder(BATCH_BYTES, codec)
+
+    def add_pairs(self, pairs: Iterable[Pair]) -> None:
+        now_ms, count = self._now_ms, self._batch._relative_offset
+        add = self._batch._builder.append  # BatchBuilder.append around it costs as much again
+        for key, value in pairs:
+            if add(count, now_ms, key, value, _NO_HEADERS) is None:
+                self._batch._relative_offset = count
+                self._next()
+                add = self._batch._builder.append
+                # The first record of a batch always has room.
+                add(0, now_ms, key, value, _NO_HEADERS)
+                count = 0
+            count += 1
+        self._batch._relative_offset = count
+
+    def add_groups(self, groups: Iterable[Sequence[Outgoing | Pair]]) -> None:
+        """Raises RecordTooLarge for a group that fits no batch."""
+        for group in groups:
+            need = sum(map(wire_bytes, group))
+            if self._batch.record_count() and self._batch.size() + need > BATCH_BYTES:
+                self._next()
+            if need > BATCH_BYTES:
+                self._next(packing_builder())
+            if not all(append(self._batch, record, self._now_ms) for record in group):
+                raise RecordTooLarge(
+                    f"{self._topic}: {need} bytes of one user do not fit a batch of {BATCH_BYTES} bytes"
+                )
+
+    def _next(self, batch: BatchBuilder | None = None) -> None:
+        if self._batch.record_count():
+            self._batch.close()
+            self._full.append(self._batch)
+        self._batch = BatchBuilder(BATCH_BYTES, self._codec) if batch is None else batch
+
+    def finish(self) -> list[BatchBuilder]:
+        """The batches, closed; none where nothing was added."""
+        self._next()
+        return self._full
+
+
+def wire_bytes(record: Outgoing | Pair) -> int:
     """An upper bound of the record's size in a batch, uncompressed."""
-    size = len(record.key or b"") + len(record.value or b"") + RECORD_OVERHEAD_BYTES
-    for name, value in record.headers:  # a name's character has up to four bytes
+    size = len(record[0] or b"") + len(record[1] or b"") + RECORD_OVERHEAD_BYTES
+    for name, value in headers_of(record):  # a name's character has up to four bytes
         size += 4 * len(name) + len(value) + HEADER_OVERHEAD_BYTES
     return size
 
 
-def append(builder: BatchBuilder, record: Outgoing, now_ms: int) -> bool:
+def headers_of(record: Outgoing | Pair) -> Headers:
+    return record.headers if isinstance(record, Outgoing) else ()
+
+
+def append(builder: BatchBuilder, record: Outgoing | Pair, now_ms: int) -> bool:
     """Whether there was room; for the first record there always is."""
-    added = builder.append(timestamp=now_ms, key=record.key, value=record.value, headers=list(record.headers))
+    added = builder.append(timestamp=now_ms, key=record[0], value=record[1], headers=list(headers_of(record)))
     return added is not None
 
 

@@ -7,7 +7,7 @@ means foreign records. Whoever is behind them crashes; whoever is ahead sends it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,17 +15,28 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from streamer import telemetry
 from streamer.core.user_state import applied
 from streamer.errors import ForeignWrite
-from streamer.transport.batch_producer import BatchProducer, Outgoing, Sent
+from streamer.transport.batch_producer import BatchProducer, Sent
 from streamer.transport.state_store import BatchStore
 
-Group = Sequence[tuple[bytes, bytes]]
+State = tuple[bytes, bytes]
+"""Key and value of a state record."""
+Group = Sequence[State]
 """Records of one user that leave in one batch: segments and chunks first, head last."""
 Republish = Callable[[int, list[bytes]], Awaitable[None]]
 """Sends the outputs of these table keys of a partition again."""
 
 
 class Changelog:
-    def __init__(self, topic: str, store: BatchStore, producer: BatchProducer, **connection: Any) -> None:
+    def __init__(
+        self,
+        topic: str,
+        store: BatchStore,
+        producer: BatchProducer,
+        *,
+        compression: str = "none",
+        **connection: Any,
+    ) -> None:
+        self._compression = compression
         self._topic, self._store, self._producer, self._connection = topic, store, producer, connection
         self._next_offset: dict[int, int] = {}
         self.republish: Republish | None = None
@@ -35,21 +46,20 @@ class Changelog:
         self._next_offset[partition] = next_offset
         await self._repair(partition)
 
-    async def append(self, partition: int, groups: Iterable[Group]) -> int:
-        """Send groups and wait; returns the offset that local state covers the log up to (inclusive).
+    async def append(self, partition: int, heads: Sequence[State], groups: Sequence[Group] = ()) -> int:
+        """Send records and wait; returns the offset that local state covers the log up to (inclusive).
 
+        heads: of users of whom nothing else changed. groups: see Group.
         Raises ForeignWrite when another writer is ahead of us.
         """
-        records = [[Outgoing(key, value) for key, value in group] for group in groups]
-        telemetry.CHANGELOG_BYTES.inc(
-            sum(len(r.key or b"") + len(r.value or b"") for group in records for r in group)
-        )
-        sent = await self._producer.send(self._topic, partition, records)
+        records = [*heads, *(record for group in groups for record in group)]
+        telemetry.CHANGELOG_BYTES.inc(sum([len(key) + len(value) for key, value in records]))
+        sent = await self._producer.send(self._topic, partition, heads, groups, compression=self._compression)
         await self._check(partition, sent, records)
         await self._repair(partition)
         return self._next_offset[partition] - 1
 
-    async def _check(self, partition: int, sent: list[Sent], records: list[list[Outgoing]]) -> None:
+    async def _check(self, partition: int, sent: list[Sent], records: Sequence[State]) -> None:
         if any(part.base_offset < 0 for part in sent):
             sent = [await self._locate(partition, records)]
         for base, count in sent:
@@ -68,9 +78,9 @@ class Changelog:
                 )
             self._store.regressed[partition].add(key)
 
-    async def _locate(self, partition: int, records: list[list[Outgoing]]) -> Sent:
+    async def _locate(self, partition: int, records: Sequence[State]) -> Sent:
         """Find our own records: a broker that answers 'duplicate sequence' no longer knows their offset."""
-        flat = [(r.key, r.value) for group in records for r in group]
+        flat = list(records)
         start = self._next_offset[partition]
         log = await self._read_all(partition, start)
         for i in range(len(log) - len(flat), -1, -1):
@@ -86,9 +96,11 @@ class Changelog:
         if not keys:
             return
         telemetry.REPAIRED_RECORDS.inc(len(keys))
-        newest = [(key, value) for key in keys if (value := self._store.read(partition, key)) is not None]
-        records = [[Outgoing(key, value)] for key, value in newest]
-        await self._check(partition, await self._producer.send(self._topic, partition, records), records)
+        newest: list[State] = [
+            (key, value) for key in keys if (value := self._store.read(partition, key)) is not None
+        ]
+        sent = await self._producer.send(self._topic, partition, newest, compression=self._compression)
+        await self._check(partition, sent, newest)
         if self.republish is not None:
             await self.republish(partition, keys)
         await self._repair(partition)

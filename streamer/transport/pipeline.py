@@ -18,9 +18,9 @@ from faust.types import TP
 
 from streamer import telemetry
 from streamer.errors import LostOwnership
-from streamer.transport.batch_producer import BatchProducer, Outgoing
+from streamer.transport.batch_producer import BatchProducer, Outgoing, Pair
 from streamer.transport.burial import buriable
-from streamer.transport.changelog import Changelog, Group
+from streamer.transport.changelog import Changelog, Group, State
 from streamer.transport.consumer import BatchConsumer, Run
 from streamer.transport.state_store import BatchStore
 
@@ -31,12 +31,21 @@ P = TypeVar("P")
 class Delivery:
     """What the runs of one partition caused."""
 
+    heads: list[State] = field(default_factory=list)
+    """State records of touched users of whom nothing but the head changed."""
     groups: list[Group] = field(default_factory=list)
-    """State records, one group per touched user."""
-    outputs: dict[str, list[Outgoing]] = field(default_factory=dict)
+    """State records of the other touched users, a group each."""
+    outputs: dict[str, list[Pair]] = field(default_factory=dict)
     """Records per topic; they go to the partition that the run came from."""
     dead_letters: list[Outgoing] = field(default_factory=list)
     on_published: Callable[[], None] | None = None
+
+    def changes(self) -> dict[bytes, bytes]:
+        """All state records."""
+        changes = dict(self.heads)
+        for group in self.groups:
+            changes.update(group)
+        return changes
 
 
 class Processor(Protocol[P]):
@@ -64,6 +73,7 @@ class Stage:
 
     logged: asyncio.Future[bool]
     published: asyncio.Future[bool]
+    changes: dict[bytes, bytes]
     task: asyncio.Task[None] | None = None
 
 
@@ -165,11 +175,9 @@ class Pipeline(Generic[P]):
         deliveries = await loop.run_in_executor(self._executor, self._processor.compute, work)
         for tp, waiting in batch.items():
             delivery, stages = deliveries[tp.partition], self._stages[tp]
-            stage = Stage(loop.create_future(), loop.create_future())
+            stage = Stage(loop.create_future(), loop.create_future(), delivery.changes())
             if self._store is not None:
-                self._store.stage(
-                    tp.partition, (change for group in delivery.groups for change in group), stage
-                )
+                self._store.stage(tp.partition, stage.changes.items(), stage)
             previous = stages[-1] if stages else None
             stages.append(stage)
             stage.task = asyncio.ensure_future(self._finish(tp, waiting, delivery, stage, previous))
@@ -181,12 +189,11 @@ class Pipeline(Generic[P]):
     ) -> None:
         consumer, last = self._consumer, waiting[-1].run
         assert consumer is not None
-        changes = dict(change for group in delivery.groups for change in group)
         try:
             if previous is not None and not await asyncio.shield(previous.logged):
                 raise LostOwnership(f"{tp.topic}/{tp.partition}: the run before was given up")
             await consumer.confirm(last)
-            await self._log(consumer, last, delivery, changes)
+            await self._log(consumer, last, delivery, stage.changes)
             stage.logged.set_result(True)
             if previous is not None and not await asyncio.shield(previous.published):
                 raise LostOwnership(f"{tp.topic}/{tp.partition}: the run before was given up")
@@ -201,14 +208,14 @@ class Pipeline(Generic[P]):
         except Exception as exc:
             self._die(exc)
         finally:
-            self._leave(tp, waiting, changes, stage)
+            self._leave(tp, waiting, stage)
 
     async def _log(
         self, consumer: BatchConsumer, last: Run, delivery: Delivery, changes: dict[bytes, bytes]
     ) -> None:
-        if self._changelog is None or self._store is None or not delivery.groups:
+        if self._changelog is None or self._store is None or not changes:
             return
-        offset = await self._changelog.append(last.tp.partition, delivery.groups)
+        offset = await self._changelog.append(last.tp.partition, delivery.heads, delivery.groups)
         if not consumer.owns(last):
             raise LostOwnership(
                 f"{last.tp.topic}/{last.tp.partition} was revoked while its records were on their way"
@@ -217,7 +224,7 @@ class Pipeline(Generic[P]):
 
     async def _publish(self, tp: TP, delivery: Delivery) -> None:
         sends: list[Awaitable[Any]] = [
-            self._producer.send(topic, tp.partition, [[record] for record in records])
+            self._producer.send(topic, tp.partition, records)
             for topic, records in delivery.outputs.items()
             if records
         ]
@@ -230,15 +237,15 @@ class Pipeline(Generic[P]):
     async def _bury(self, partition: int, letters: Sequence[Outgoing]) -> None:
         partitions = await self._producer.partitions_for(self._dead_letter_topic)
         await self._producer.send(
-            self._dead_letter_topic, partition % partitions, [[buriable(letter)] for letter in letters]
+            self._dead_letter_topic, partition % partitions, (), [[buriable(letter)] for letter in letters]
         )
 
-    def _leave(self, tp: TP, waiting: list[Waiting[P]], changes: dict[bytes, bytes], stage: Stage) -> None:
+    def _leave(self, tp: TP, waiting: list[Waiting[P]], stage: Stage) -> None:
         for future in (stage.logged, stage.published):
             if not future.done():
                 future.set_result(False)
         if self._store is not None:
-            self._store.unstage(tp.partition, changes, stage)
+            self._store.unstage(tp.partition, stage.changes, stage)
         if self._consumer is not None:
             for w in waiting:
                 self._consumer._unacked_messages.discard(w.message)

@@ -58,8 +58,8 @@ def recompute(ingest: Ingest, log: list[LogRecord], topic: str, batch: int = 500
         for start in range(0, len(records), batch):
             part = [_Record(topic, r) for r in records[start : start + batch]]
             decoded: DecodedRun = asyncio.run(ingest.prepare(_Run(TP(topic, partition), part)))  # type: ignore[arg-type]
-            for group in ingest.compute({partition: [decoded]})[partition].groups:
-                table.update(((partition, key), value) for key, value in group)
+            changes = ingest.compute({partition: [decoded]})[partition].changes()
+            table.update(((partition, key), value) for key, value in changes.items())
     return table
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from streamer.core.lane import Lane
 from streamer.errors import LostOwnership
-from streamer.transport.batch_producer import Outgoing
 from streamer.transport.consumer import Run
 from streamer.transport.pipeline import Delivery, Pipeline
 
@@ -59,18 +58,18 @@ class World:
         run.lane.complete(run.span)
 
     # producer and changelog
-    async def send(self, topic: str, partition: int, groups: Any) -> list[Any]:
+    async def send(self, topic: str, partition: int, pairs: Any, groups: Any = ()) -> list[Any]:
         await self.turns()
-        offsets = [int(record.value) for group in groups for record in group]
+        offsets = [int(value) for _, value in pairs]
         assert set(offsets) <= set(self.logged[partition]), (
             "an output left before its state was in the changelog"
         )
         self.published[partition] += offsets
         return []
 
-    async def append(self, partition: int, groups: Any) -> int:
+    async def append(self, partition: int, heads: Any, groups: Any) -> int:
         await self.turns()
-        self.logged[partition] += [int(value) for group in groups for _, value in group]
+        self.logged[partition] += [int(value) for group in [heads, *groups] for _, value in group]
         await self.turns()
         return len(self.logged[partition]) - 1
 
@@ -97,8 +96,9 @@ class World:
             offsets = [offset for run in runs for offset in run]
             fresh = [offset for offset in offsets if offset not in known]
             deliveries[partition] = Delivery(
-                groups=[[(b"%d" % o, b"%d" % o)] for o in fresh],
-                outputs={"out": [Outgoing(b"u", b"%d" % o) for o in offsets]},
+                heads=[(b"%d" % o, b"%d" % o) for o in fresh[: len(fresh) // 2]],
+                groups=[[(b"%d" % o, b"%d" % o)] for o in fresh[len(fresh) // 2 :]],
+                outputs={"out": [(b"u", b"%d" % o) for o in offsets]},
             )
         return deliveries
 

@@ -106,11 +106,11 @@ def absorb_batch(store: Store, batch: list[Source], window: int) -> list[str]:
     for rows in rounds(columns.user):
         outcomes[rows] = states.absorb(columns.user[rows], columns.take(rows))
     touched = [users[row] for row in states.touched().tolist()]
-    changes = states.changes()
+    changes = states.changes().groups()
     for user, records in zip(touched, changes, strict=True):
         assert records[-1][0] == b"h" + user.encode()
         store.update(records)
-    assert states.changes() == []
+    assert states.changes().groups() == []
     return [Outcome(outcome).name for outcome in outcomes.tolist()]
 
 
@@ -254,7 +254,7 @@ def test_records_survive_a_round_trip(history: History) -> None:
     store = absorb_all(history, [])
     states = load(store, history.users, history.window)
     states.touch(np.arange(len(states)))
-    written = dict(record for records in states.changes() for record in records)
+    written = dict(record for records in states.changes().groups() for record in records)
     assert written == {key: value for key, value in store.items() if key[:1] == b"h"}
     newest = {name: reference.applied_offset for name, reference in reference_of(history)[0].users.items()}
     for key, value in store.items():

@@ -10,7 +10,6 @@ from streamer.core.dead_letters import CUT_FROM, dead_letter_headers
 from streamer.core.rejections import Reason, Rejected
 from streamer.transport.batch_producer import (
     BATCH_BYTES,
-    BATCH_OVERHEAD_BYTES,
     Outgoing,
     append,
     packing_builder,
@@ -19,6 +18,7 @@ from streamer.transport.batch_producer import (
 from streamer.transport.burial import KEPT_BYTES, buriable
 from streamer.transport.topics import LARGEST_DEAD_LETTER_BYTES
 
+BATCH_OVERHEAD_BYTES = 61
 OURS = dead_letter_headers(Rejected(Reason.RECORD_TOO_LARGE, "too large"), "events", 1, 2)
 records = st.builds(
     Outgoing,

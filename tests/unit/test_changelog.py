@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamer.errors import ForeignWrite
-from streamer.transport.batch_producer import Outgoing, Sent
+from streamer.transport.batch_producer import Sent
 from streamer.transport.changelog import Changelog
 
 P = 2
@@ -26,9 +26,11 @@ class Log:
         self.records: list[tuple[bytes | None, bytes | None]] = []
         self.answers_duplicate = False
 
-    async def send(self, topic: str, partition: int, groups: list[list[Outgoing]]) -> list[Sent]:
+    async def send(
+        self, topic: str, partition: int, pairs: Any, groups: Any = (), *, compression: str
+    ) -> list[Sent]:
         base = len(self.records)
-        self.records += [(r.key, r.value) for group in groups for r in group]
+        self.records += [*pairs, *(record for group in groups for record in group)]
         return [Sent(-1 if self.answers_duplicate else base, len(self.records) - base)]
 
 
@@ -67,15 +69,15 @@ async def changelog(log: Log, store: Store, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_contiguous_appends_tell_how_far_local_state_covers_the_log(changelog: Changelog) -> None:
-    assert await changelog.append(P, [[(b"s0u", head(1)), (b"hu", head(1))]]) == 1
-    assert await changelog.append(P, [[(b"hu", head(2))], [(b"hv", head(3))]]) == 3
+    assert await changelog.append(P, [], [[(b"s0u", head(1)), (b"hu", head(1))]]) == 1
+    assert await changelog.append(P, [(b"hu", head(2)), (b"hv", head(3))]) == 3
 
 
 async def test_whoever_is_behind_a_foreign_record_crashes(log: Log, changelog: Changelog) -> None:
-    await changelog.append(P, [[(b"hu", head(1))]])
+    await changelog.append(P, [(b"hu", head(1))])
     log.records.append((b"hu", head(9)))  # the new owner's
     with pytest.raises(ForeignWrite, match="newer than ours"):
-        await changelog.append(P, [[(b"hu", head(2))]])
+        await changelog.append(P, [(b"hu", head(2))])
 
 
 async def test_whoever_is_ahead_sends_state_and_outputs_again(
@@ -88,9 +90,9 @@ async def test_whoever_is_ahead_sends_state_and_outputs_again(
 
     changelog.republish = republish
     store.values = {b"hu": head(7), b"hv": head(8)}
-    await changelog.append(P, [[(b"hu", head(7))]])
+    await changelog.append(P, [(b"hu", head(7))])
     log.records.append((b"hu", head(3, b"zombie")))
-    assert await changelog.append(P, [[(b"hv", head(8))]]) == 3
+    assert await changelog.append(P, [(b"hv", head(8))]) == 3
     assert log.records[-1] == (b"hu", head(7)), "the user's newest record is the log's last again"
     assert republished == [[b"hu"]]
 
@@ -102,12 +104,12 @@ async def test_a_repair_after_recovery(log: Log, store: Store, changelog: Change
     log.records += [(b"hu", head(7)), (b"hu", head(6))]
     await changelog.recovered(P, 2)
     assert log.records[2:] == [(b"hu", head(7))]
-    assert await changelog.append(P, [[(b"hv", head(8))]]) == 3
+    assert await changelog.append(P, [(b"hv", head(8))]) == 3
 
 
 async def test_an_acknowledgement_without_offset_is_looked_up(log: Log, changelog: Changelog) -> None:
     """'Duplicate sequence' means that the records are in the log, but no longer where."""
     log.answers_duplicate = True
-    assert await changelog.append(P, [[(b"hu", head(1))], [(b"hv", head(1))]]) == 1
+    assert await changelog.append(P, [(b"hu", head(1)), (b"hv", head(1))]) == 1
     log.answers_duplicate = False
-    assert await changelog.append(P, [[(b"hu", head(2))]]) == 2
+    assert await changelog.append(P, [(b"hu", head(2))]) == 2

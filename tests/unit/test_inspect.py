@@ -36,7 +36,7 @@ def records() -> dict[bytes, bytes]:
             [event], one, one + n, one - 1, TYPES, lambda items: (np.ones(1, np.bool_), labels)
         )
         states.absorb(one, columns)
-        table.update(pair for user in states.changes() for pair in user)
+        table.update(pair for user in states.changes().groups() for pair in user)
     return table
 
 
@@ -84,7 +84,7 @@ def test_the_changelogs_newest_record_is_the_one_applied_last(records: dict[byte
     empty: dict[bytes, bytes] = {}
     old = UserStates.load([b"u"], empty.get, 4, 100, TYPES)
     old.revise(np.zeros(1, np.int64))
-    stale = old.changes()[0][-1][1]  # a zombie's: applied -1
+    stale = old.changes().groups()[0][-1][1]  # a zombie's: applied -1
     for key, value in ((b"hu", records[b"hu"]), (b"hu", stale), (b"hv", stale), (b"s\x00v", stale)):
         inspect.take_newest(kept, LogRecord(0, 0, 0, key, value), b"u")
     assert kept == {b"hu": records[b"hu"]}

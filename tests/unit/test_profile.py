@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from streamer.core.columns import EventColumns
 from streamer.core.event_types import EventTypes
-from streamer.core.profile import profiles
+from streamer.core.profile import CategoryTexts, LabelTexts, profiles
 from streamer.core.protocol import Label, Profile, Source
+from streamer.core.stamp import Stamp
 from streamer.core.user_state import UserStates
 
 TYPES = EventTypes.DEFAULT
@@ -33,21 +35,29 @@ def states_of(events: list[tuple[int, str, list[int]]]) -> UserStates:
     return states
 
 
+def stamp_of(states: UserStates, users: list[bytes], partitions: list[int]) -> Stamp:
+    topic = np.zeros(len(users), np.int64)
+    return Stamp.of(states.heads[: len(users)], users, "m1", ["events"], topic, np.array(partitions))
+
+
+def decoded(values: list[bytes]) -> list[Profile]:
+    return [msgspec.json.decode(value, type=Profile) for value in values]
+
+
 def test_profile_of_a_user_and_of_one_without_history() -> None:
     # Half-lives: one day (short), thirty (long). A purchase weighs 1.0, a view 0.3.
     states = states_of([(NOW_MS - DAY_MS, "purchase", [1]), (NOW_MS, "view", [2]), (NOW_MS, "view", [])])
     states.revise(np.array([0]))
     softmax = np.array([[0.1, 0.6, 0.3], [1 / 3, 1 / 3, 1 / 3]], np.float32)
-    sources = [Source("events", 3, 12), Source("events", 3, 11)]
-    first, second = profiles(
-        states,
-        np.array([0, 1]),
-        ["u", "v"],
-        sources,
-        model_version="m1",
-        tasks={"event_type": (["view", "click", "cart"], softmax)},
-        label_names=NAMES,
-        types=TYPES,
+    first, second = decoded(
+        profiles(
+            states,
+            np.array([0, 1]),
+            stamp_of(states, [b"u", b"v"], [3, 4]),
+            tasks={"event_type": (LabelTexts(["view", "click", "cart"]), softmax)},
+            categories=CategoryTexts(NAMES),
+            types=TYPES,
+        )
     )
     assert first == Profile(
         user_id="u",
@@ -61,8 +71,10 @@ def test_profile_of_a_user_and_of_one_without_history() -> None:
             "event_type": [Label("click", 0.6), Label("cart", 0.3), Label("view", 0.1)],
         },
         activity={"1h": {"view": 2}, "24h": {"view": 2}, "7d": {"view": 2, "purchase": 1}},
-        source=sources[0],
+        source=Source("events", 3, 2),
     )
+    assert (second.user_id, second.version, second.as_of_ms) == ("v", 0, -1)
+    assert second.source == Source("events", 4, -1)
     assert second.activity == {"1h": {}, "24h": {}, "7d": {}}
     assert second.interests["short_term"] == []
     assert [label.label for label in second.interests["event_type"]] == ["view", "click", "cart"]
@@ -70,15 +82,15 @@ def test_profile_of_a_user_and_of_one_without_history() -> None:
 
 def test_five_named_categories_at_most() -> None:
     states = states_of([(NOW_MS, "purchase", [label]) for label in range(1, 9)])
-    (found,) = profiles(
-        states,
-        np.array([0]),
-        ["u"],
-        [Source("events", 0, 0)],
-        model_version="m1",
-        tasks={},
-        label_names={label: f"c{label}" for label in range(2, 9)},
-        types=TYPES,
+    (found,) = decoded(
+        profiles(
+            states,
+            np.array([0]),
+            stamp_of(states, [b"u"], [0]),
+            tasks={},
+            categories=CategoryTexts({label: f"c{label}" for label in range(2, 9)}),
+            types=TYPES,
+        )
     )
     # Label 1 has lost its name; the others share equally, ties in the order in which they came.
     assert found.interests["short_term"] == [Label(f"c{label}", round(1 / 7, 4)) for label in range(2, 7)]

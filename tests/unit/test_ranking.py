@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from streamer.core.popularity import Popularity
-from streamer.core.protocol import Recommendation
-from streamer.core.ranking import because, exclusions, popular, rank, recommendations
+from streamer.core.protocol import Recommendation, Recommendations, Source
+from streamer.core.ranking import ItemTexts, because, exclusions, popular, rank, recommendations
+from streamer.core.stamp import Stamp
+from streamer.core.state_records import fresh_head
 
 INF = float("inf")
 
@@ -85,13 +88,42 @@ def test_popularity_survives_any_span_of_time() -> None:
 
 
 def test_recommendations_name_items() -> None:
-    found = recommendations(
-        np.array([[0.5, 0.25], [1 / 3, -INF]], np.float32),
+    heads = np.concatenate([fresh_head(2, 7), fresh_head(2, 7)])
+    heads["version"], heads["revision"], heads["watermark"], heads["applied"] = (
+        [3, 12345],
+        [0, 1],
+        10**12,
+        [7, 8],
+    )
+    values = recommendations(
+        np.array([[0.5, -0.25], [1 / 3, -INF]], np.float32),
         np.array([[1, 0], [2, -1]]),
         np.array([[2, -1], [0, -1]]),
-        ["a", "b", "c"],
+        np.array([True, False]),
+        Stamp.of(
+            heads, [b"u", 'ü"'.encode()], "m1", ["other", "events"], np.array([1, 1]), np.array([0, 63])
+        ),
+        ItemTexts(["a", "b", 'c"']),
     )
-    assert found == [
-        [Recommendation("b", 0.5, "c"), Recommendation("a", 0.25)],
-        [Recommendation("c", 0.333333, "a")],
+    assert [msgspec.json.decode(value, type=Recommendations) for value in values] == [
+        Recommendations(
+            "u",
+            3,
+            0,
+            10**12,
+            "m1",
+            "model",
+            [Recommendation("b", 0.5, 'c"'), Recommendation("a", -0.25)],
+            Source("events", 0, 7),
+        ),
+        Recommendations(
+            'ü"',
+            12345,
+            1,
+            10**12,
+            "m1",
+            "popularity",
+            [Recommendation('c"', 0.333333, "a")],
+            Source("events", 63, 8),
+        ),
     ]

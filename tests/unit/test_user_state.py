@@ -45,7 +45,7 @@ def stored(events: int, hidden: int = 3) -> dict[bytes, bytes]:
     for number in range(events):
         states.absorb(np.array([0]), columns([START_MS + 60_000 * number], [number], [number + 1]))
     states.heads["gru"], states.heads["model"], states.heads["rebuilt"] = 0.5, 9, 4
-    store.update(record for records in states.changes() for record in records)
+    store.update(record for records in states.changes().groups() for record in records)
     return store
 
 
@@ -59,7 +59,7 @@ def test_a_user_without_a_record_starts_afresh() -> None:
     states = load({}, [b"u", b"v"])
     assert states.heads["applied"].tolist() == states.heads["watermark"].tolist() == [-1, -1]
     assert states.touched().size == 0
-    assert states.changes() == []
+    assert states.changes().groups() == []
 
 
 def test_outcomes_of_one_round() -> None:
@@ -84,7 +84,7 @@ def test_head_is_the_last_of_a_users_records() -> None:
     states = load({}, [b"u"], window=16)
     for number in range(32):
         states.absorb(np.array([0]), columns([START_MS], [number], [number + 1], item=number + 1))
-    (records,) = states.changes()
+    (records,) = states.changes().groups()
     # A window of 16 has one slot: the second segment pushed the first into a seen chunk.
     assert [key for key, _ in records] == [b"s\0u", b"c\0\0u", b"hu"]
     assert [applied(value) for _, value in records] == [31, 31, 31]
@@ -114,7 +114,7 @@ def test_without_seen_chunks_none_is_read_or_written() -> None:
     states = UserStates.load([b"u"], dict[bytes, bytes]().get, 3, 16, TYPES, with_seen=False)
     for number in range(40):
         states.absorb(np.array([0]), columns([START_MS], [number], [number + 1], item=number + 1))
-    (records,) = states.changes()
+    (records,) = states.changes().groups()
     assert {key[:1] for key, _ in records} == {b"s", b"h"}
     # 40 events in segments of 16: the window's, and what is open
     assert len(states.seen(np.array([0]))[1]) == 16 + 8
@@ -183,7 +183,7 @@ def test_keys_name_their_user() -> None:
     states = UserStates.load([b"h"], dict[bytes, bytes]().get, 3, 16, TYPES)
     for number in range(32):
         states.absorb(np.array([0]), columns([START_MS], [number], [number + 1], item=number + 1))
-    (records,) = states.changes()
+    (records,) = states.changes().groups()
     assert {user_of_key(key) for key in store} == {b"u"}
     assert [(user_of_key(key), is_head_key(key)) for key, _ in records] == [(b"h", False)] * 2 + [
         (b"h", True)

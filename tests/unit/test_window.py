@@ -93,13 +93,13 @@ def test_seen_items_are_kept_once_and_in_chunks() -> None:
     chunks = chunks_of(counts, store)
     chunks.add(0, [5, 6, 5], 10)
     chunks.add(0, range(6, CHUNK_HASHES + 10), 11)
-    store.update(chunks.take_changes(0))
+    store.update(chunks.take_changes()[0])
     assert {key: applied(value) for key, value in store.items()} == {b"c\0\0u": 11, b"c\0\1u": 11}
-    assert chunks.take_changes(0) == []
+    assert chunks.take_changes() == {}
     again = chunks_of(counts, store)
     again.add(0, [5, 1_000], 12)
     assert again.items(ME)[1].tolist() == [*range(5, CHUNK_HASHES + 10), 1_000]
-    assert [key for key, _ in again.take_changes(0)] == [b"c\0\1u"]
+    assert [key for key, _ in again.take_changes()[0]] == [b"c\0\1u"]
 
 
 def test_the_oldest_chunk_makes_room() -> None:
@@ -107,7 +107,7 @@ def test_the_oldest_chunk_makes_room() -> None:
     limit = CHUNK_HASHES * CHUNK_RING
     chunks = chunks_of(counts, store)
     chunks.add(0, range(1, limit + 2), 1)
-    store.update(chunks.take_changes(0))
+    store.update(chunks.take_changes()[0])
     assert (len(store), int(counts[0])) == (CHUNK_RING, CHUNK_RING + 1)
     reloaded = chunks_of(counts, store)
     assert set(reloaded.items(ME)[1].tolist()) == set(range(CHUNK_HASHES + 1, limit + 2))
@@ -115,5 +115,5 @@ def test_the_oldest_chunk_makes_room() -> None:
     counts[0] = 2**16 - 1
     full = chunks_of(counts, store)
     full.add(0, range(10**6, 10**6 + 2 * CHUNK_HASHES), 2)
-    assert b"c\0\x3fu" in dict(full.take_changes(0))
+    assert b"c\0\x3fu" in dict(full.take_changes()[0])
     assert int(counts[0]) >= CHUNK_RING
