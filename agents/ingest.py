@@ -22,7 +22,6 @@ from streamer.core.events import Event, EventDecoder, Rejected
 from streamer.core.features import gap_feature, value_feature
 from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
-from streamer.core.state_records import user_of_key
 from streamer.core.user_state import Changes, Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
@@ -148,7 +147,7 @@ class Ingest:
         o = self._options
         return UserStates.load(
             batch.users,
-            batch.reader(self._reader),
+            batch.readers(self._reader),
             champion.model.hidden,
             o.window,
             self._types,
@@ -272,15 +271,10 @@ class Batch:
             group = [*changes.before[int(changes.users[at])], changes.heads[at]]
             deliveries[int(partition[at])].groups.append(group)
 
-    def reader(self, of_partition: Callable[[int], Reader]) -> Reader:
-        """Point lookup that finds a key's partition by its user."""
+    def readers(self, of_partition: Callable[[int], Reader]) -> list[Reader]:
+        """The table lookup of each user's partition."""
         readers = {partition: of_partition(partition) for partition in set(self.partitions)}
-        if len(readers) == 1:
-            return next(iter(readers.values()))
-        of_user = {
-            user: readers[partition] for user, partition in zip(self.users, self.partitions, strict=True)
-        }
-        return lambda key: of_user[user_of_key(key)](key)
+        return [readers[partition] for partition in self.partitions]
 
 
 def lag_observer(record_times_ms: Sequence[int]) -> Callable[[], None]:

@@ -18,7 +18,7 @@ from streamer.transport.pipeline import Delivery
 if TYPE_CHECKING:
     from agents.ingest import Batch
 
-RECENT = 32
+RECENT = 16
 """Past events among which the reason for a recommendation is sought."""
 
 

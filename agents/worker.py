@@ -69,7 +69,6 @@ class Worker:
             run_records=s.max_batch_events,
             producer=BatchProducer(
                 bootstrap_servers=s.brokers,
-                compression_type=None if s.changelog_compression == "none" else s.changelog_compression,
                 **s.kafka_options(),
             ),
             broker_credentials=faust_credentials(s.kafka_options()),
@@ -152,6 +151,7 @@ class Worker:
             self.table.changelog_topic.get_topic_name(),
             store,
             self.app.batch_producer,
+            compression=s.changelog_compression,
             bootstrap_servers=s.brokers,
             **s.kafka_options(),
         )

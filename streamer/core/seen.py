@@ -21,7 +21,7 @@ class SeenChunks:
     have any, so they are kept as packed bytes by user.
     """
 
-    def __init__(self, counts: NDArray[np.uint16], keys: Sequence[bytes], read: Read) -> None:
+    def __init__(self, counts: NDArray[np.uint16], keys: Sequence[bytes], reads: Sequence[Read]) -> None:
         self._counts, self._keys = counts, keys
         self._chunks: dict[int, list[bytes]] = {}
         self._dirty: dict[int, dict[int, int]] = {}
@@ -29,7 +29,7 @@ class SeenChunks:
         stored = [CHUNK_PREFIXES[:n] for n in counts[rows].tolist()]
         pairs = zip(rows.tolist(), stored, strict=True)
         chunks = iter(
-            decode_chunks([read(prefix + keys[row]) for row, prefixes in pairs for prefix in prefixes])
+            decode_chunks([reads[row](prefix + keys[row]) for row, prefixes in pairs for prefix in prefixes])
         )
         for row, prefixes in zip(rows.tolist(), stored, strict=True):
             self._chunks[row] = [next(chunks) for _ in prefixes]

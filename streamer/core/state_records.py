@@ -49,6 +49,7 @@ _START = struct.Struct("<BBq")
 _CHUNK_HEADER = struct.Struct("<BBqH")
 _KINDS = {ord("h"): "head", ord("s"): "segment", ord("c"): "seen chunk"}
 _KEY_PREFIX_BYTES = {ord("h"): 1, ord("s"): 2, ord("c"): 3}
+HEAD_PREFIX = b"h"
 SEGMENT_PREFIXES = [b"s" + bytes([slot]) for slot in range(256)]
 """Key prefix by ring slot."""
 CHUNK_PREFIXES = [b"c" + struct.pack(">H", index) for index in range(CHUNK_RING)]
@@ -99,7 +100,7 @@ def applied(record: bytes) -> int:
 
 def head_key(user: bytes) -> bytes:
     """Key of the user's head in the state table."""
-    return b"h" + user
+    return HEAD_PREFIX + user
 
 
 def user_of_key(key: bytes) -> bytes:

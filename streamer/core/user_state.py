@@ -22,7 +22,7 @@ from streamer.core.event_types import EventTypes
 from streamer.core.interests import Decay
 from streamer.core.rolling_counts import RollingCounts
 from streamer.core.seen import SeenChunks
-from streamer.core.state_records import ENTRY, applied, decode_heads, head_key, segment_slots
+from streamer.core.state_records import ENTRY, HEAD_PREFIX, applied, decode_heads, head_key, segment_slots
 from streamer.core.window import BehaviourWindows, Read, Rows
 
 __all__ = ["ENTRY", "Outcome", "StateView", "UserStates", "applied", "head_key"]
@@ -91,7 +91,7 @@ class UserStates:
     def load(
         cls,
         keys: Sequence[bytes],
-        read: Read,
+        read: Read | Sequence[Read],
         hidden: int,
         window: int,
         types: EventTypes,
@@ -100,18 +100,20 @@ class UserStates:
         decay: Decay | None = None,
         with_seen: bool = True,
     ) -> UserStates:
-        """States of the users `keys` (distinct), out of the table's `read`; users without a head start afresh.
+        """States of the users `keys` (distinct), out of the table's `read` (or one for each user); who has no head starts afresh.
 
         `hidden`: size of the GRU state; heads of another size lose theirs (model 0). `window`: events to keep (W); a window
         stored under another length is fitted. Without `with_seen` seen chunks are neither read nor written.
         Raises UnknownSchema for a record of another version, StateError for a damaged or missing one.
         """
-        heads, tails = decode_heads([read(head_key(key)) for key in keys], hidden, segment_slots(window))
+        reads = [read] * len(keys) if callable(read) else read
+        stored = [read(HEAD_PREFIX + key) for read, key in zip(reads, keys, strict=True)]
+        heads, tails = decode_heads(stored, hidden, segment_slots(window))
         return cls(
             heads,
             RollingCounts(tails, heads["watermark"]),
-            BehaviourWindows(heads, keys, read, window),
-            SeenChunks(heads["chunks"], keys, read) if with_seen else None,
+            BehaviourWindows(heads, keys, reads, window),
+            SeenChunks(heads["chunks"], keys, reads) if with_seen else None,
             keys,
             types,
             grace_ms,
@@ -215,7 +217,7 @@ class UserStates:
         rows = users.tolist()
         keys = self._keys
         heads = [
-            (b"h" + keys[row], fixed[row * size : row * size + size] + tail)
+            (HEAD_PREFIX + keys[row], fixed[row * size : row * size + size] + tail)
             for row, tail in zip(rows, self._counts.tails(users), strict=True)
         ]
         before = self.windows.take_changes(users)

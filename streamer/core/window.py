@@ -32,7 +32,9 @@ class BehaviourWindows:
     slot, 0 being an empty segment. So a user with little history costs little.
     """
 
-    def __init__(self, heads: NDArray[np.void], keys: Sequence[bytes], read: Read, window: int) -> None:
+    def __init__(
+        self, heads: NDArray[np.void], keys: Sequence[bytes], reads: Sequence[Read], window: int
+    ) -> None:
         self.window, self.slots = window, segment_slots(window)
         self._keys = keys
         self._open, self._open_n, self._sealed = heads["window"], heads["open"], heads["sealed"]
@@ -41,15 +43,19 @@ class BehaviourWindows:
         self._dirty = np.zeros((len(heads), self.slots), np.bool_)
         self.fallen: list[tuple[int, NDArray[np.void]]] = []
         """(user, ENTRY (16,)) of each segment that left the ring, oldest first; the owner empties it."""
-        self._load(heads, read)
+        self._load(heads, reads)
 
-    def _load(self, heads: NDArray[np.void], read: Read) -> None:
+    def _load(self, heads: NDArray[np.void], reads: Sequence[Read]) -> None:
         ring = heads["slots"].astype(np.int64)
         sealed = self._sealed.astype(np.int64)
         stored = np.minimum(sealed, ring)
         upto = [SEGMENT_PREFIXES[:n] for n in range(int(stored.max(initial=0)) + 1)]
-        pairs = zip(self._keys, stored.tolist(), strict=True)
-        values = [read(prefix + user) for user, n in pairs for prefix in upto[n]]
+        rows = np.flatnonzero(stored).tolist()
+        values = [
+            read(prefix + user)
+            for read, user, n in ((reads[row], self._keys[row], int(stored[row])) for row in rows)
+            for prefix in upto[n]
+        ]
         self._used = 1 + len(values)
         self._pool = decode_segments(values, spare=len(heads) + 64)
         self._view_pool()

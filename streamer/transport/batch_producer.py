@@ -43,11 +43,7 @@ class Sent(NamedTuple):
 
 
 class BatchProducer:
-    def __init__(
-        self, *, request_timeout_s: float = 40.0, compression: str = "none", **connection: Any
-    ) -> None:
-        """compression: of batches that do not ask for another one."""
-        self._codec = CODECS[compression]
+    def __init__(self, *, request_timeout_s: float = 40.0, **connection: Any) -> None:
         self._options = dict(
             connection,
             enable_idempotence=True,
@@ -69,24 +65,21 @@ class BatchProducer:
         pairs: Iterable[Pair] = (),
         groups: Iterable[Sequence[Outgoing | Pair]] = (),
         *,
-        compression: str | None = None,
+        compression: str = "none",
     ) -> list[Sent]:
         """Send and wait for all acknowledgements; the pairs first, then the groups.
 
         pairs: keys and values of records without headers, which may be cut into batches anywhere. groups: records that must
-        leave in one batch, in order (a user's segments before its head); a group is never split. compression: a codec's name,
-        None for the connection's own.
+        leave in one batch, in order (a user's segments before its head); a group is never split. compression: a codec's name.
         Raises RecordTooLarge, aiokafka's errors, LostOwnership when abandoned meanwhile.
         """
         if self._producer is None:
             raise LostOwnership("the producer was given up")
-        codec = self._codec if compression is None else CODECS[compression]
-        packer = Packer(topic, codec, int(time.time() * 1000))
+        packer = Packer(topic, CODECS[compression], int(time.time() * 1000))
         packer.add_pairs(pairs)
         packer.add_groups(groups)
         batches = packer.finish()
         futures = [await self._producer.send_batch(batch, topic, partition=partition) for batch in batches]
-        # A built batch no longer knows its bytes before compression.
         return [
             Sent((await future).offset, batch.record_count())
             for future, batch in zip(futures, batches, strict=True)

@@ -15,7 +15,7 @@ ME = np.array([0])
 def filled(events: int, window: int, store: dict[bytes, bytes] | None = None) -> BehaviourWindows:
     """Window of one user after events 1..n; item and event id are the event's number."""
     heads = fresh_head(2, segment_slots(window))
-    windows = BehaviourWindows(heads, [b"u"], (store or {}).get, window)
+    windows = BehaviourWindows(heads, [b"u"], [(store or {}).get], window)
     for number in range(1, events + 1):
         entry = np.zeros(1, ENTRY)
         entry["item"] = entry["event"] = number
@@ -57,7 +57,7 @@ def test_what_falls_out_is_handed_over_oldest_first() -> None:
 def test_a_window_of_another_length_is_fitted(events: int, old: int, new: int) -> None:
     heads = fresh_head(2, segment_slots(old))
     store: dict[bytes, bytes] = {}
-    before = BehaviourWindows(heads, [b"u"], store.get, old)
+    before = BehaviourWindows(heads, [b"u"], [store.get], old)
     for number in range(1, events + 1):
         entry = np.zeros(1, ENTRY)
         entry["item"] = entry["event"] = number
@@ -66,13 +66,13 @@ def test_a_window_of_another_length_is_fitted(events: int, old: int, new: int) -
         heads["applied"] = number
     store.update(before.take_changes(ME).get(0, []))
     held = numbers(before)
-    fitted = BehaviourWindows(heads, [b"u"], store.get, new)
+    fitted = BehaviourWindows(heads, [b"u"], [store.get], new)
     # The ring may hold up to 15 events more than the old window.
     assert numbers(fitted)[-len(held) :] == held[-new:][-len(numbers(fitted)) :]
     moved = fitted.take_changes(ME).get(0, [])
     assert {applied(value) for _, value in moved} <= {events}
     store.update(moved)
-    assert numbers(BehaviourWindows(heads, [b"u"], store.get, new)) == numbers(fitted)
+    assert numbers(BehaviourWindows(heads, [b"u"], [store.get], new)) == numbers(fitted)
     # Nothing is forgotten: it is still in the ring, or handed over.
     lost = [number for _, entries in fitted.fallen for number in entries["event"].tolist()]
     assert sorted(lost + fitted.items(ME, np.ones(32, np.bool_))[1].tolist())[-len(held) :] == held
@@ -85,7 +85,7 @@ def test_a_window_must_fit_the_ring() -> None:
 
 
 def chunks_of(counts: NDArray[np.uint16], store: dict[bytes, bytes]) -> SeenChunks:
-    return SeenChunks(counts, [b"u"], store.get)
+    return SeenChunks(counts, [b"u"], [store.get])
 
 
 def test_seen_items_are_kept_once_and_in_chunks() -> None:
