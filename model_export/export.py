@@ -19,7 +19,8 @@ import torch
 
 from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
-from model_export.onnx_export import OPSET, OneMethod, export_graph
+from model_export.onnx_export import OPSET, OneMethod, export_graph, write_graph
+from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
     FILES,
@@ -38,7 +39,7 @@ from streamer.serving.text_encoder import ENCODER, TOKENIZER
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "step": {name: {0: "B"} for name in INPUTS["step"]},
     "replay": {**{name: {0: "B", 1: "T"} for name in INPUTS["replay"]}, "lengths": {0: "B"}},
-    "score": {"state": {0: "B"}, "items": {0: "N"}, "bias": {0: "N"}, "excluded": {0: "M"}, "k": {}},
+    "query": {"state": {0: "B"}},
     "heads": {"state": {0: "B"}},
     "tower": {"content": {0: "N"}},
 }
@@ -119,12 +120,17 @@ def _write_graphs(model: UserModel, folder: Path) -> None:
     inputs = random_inputs(
         np.random.default_rng(0), hidden=config.hidden, dim=config.dim, users=3, events=5, items=16, k=4
     )
-    for operation, names in INPUTS.items():
-        tensors = {name: torch.from_numpy(inputs[operation][name]) for name in names}
+    graphs = {}
+    for operation, axes in _AXES.items():
+        tensors = {name: torch.from_numpy(inputs[operation][name]) for name in INPUTS[operation]}
         outputs = OUTPUTS.get(operation, tuple(config.heads))
-        export_graph(
-            OneMethod(model, operation), tensors, _AXES[operation], outputs, folder / FILE_OF[operation]
+        graphs[operation] = export_graph(
+            OneMethod(model, operation), tensors, axes, outputs, folder / FILE_OF[operation]
         )
+    query = graphs["query"]
+    write_graph(exact_scorer(query, config.dim), folder / FILE_OF["score"])
+    for name, half in DEVICE_SCORERS.items():
+        write_graph(grouped_scorer(query, config.dim, half=half), folder / name)
 
 
 def _write_tables(model: UserModel, folder: Path, item_ids: Sequence[str], popularity: Array) -> None:

@@ -14,6 +14,7 @@ from streamer.serving.session import Array
 INPUTS: dict[str, tuple[str, ...]] = {
     "step": ("state", "item", "type", "gap", "value"),
     "replay": ("item", "type", "gap", "value", "lengths"),
+    "query": ("state",),
     "score": ("state", "items", "bias", "excluded", "k"),
     "heads": ("state",),
     "tower": ("content",),
@@ -22,6 +23,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "step": ("next_state",),
     "replay": ("state",),
+    "query": ("query",),
     "score": ("scores", "rows"),
     "tower": ("vector", "bias"),
 }
@@ -52,6 +54,7 @@ def random_inputs(
     return {
         "step": {"state": state, **event(users)},
         "replay": {**event(users, events), "lengths": rng.integers(0, events + 1, users, dtype=np.int64)},
+        "query": {"state": state},
         "score": {
             "state": state,
             "items": floats(items, dim),

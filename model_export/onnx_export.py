@@ -22,8 +22,8 @@ def export_graph(
     axes: Mapping[str, Mapping[int, str]],
     outputs: Sequence[str],
     path: Path,
-) -> None:
-    """Write `module` as one self-contained ONNX file.
+) -> onnx.ModelProto:
+    """Write `module` as one self-contained ONNX file; return what was written.
 
     `inputs` are example tensors in the order of forward's arguments, two or more long on each varying axis (1 would be
     taken for a constant); `axes` names the varying axes of each input.
@@ -49,6 +49,12 @@ def export_graph(
     _strip(model)
     _rename(model)
     onnx.checker.check_model(model)
+    write_graph(model, path)
+    return model
+
+
+def write_graph(model: onnx.ModelProto, path: Path) -> None:
+    """The same model gives the same bytes."""
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 

@@ -16,12 +16,14 @@ import msgspec
 from streamer.errors import ManifestInvalid, TensorMismatch
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 STATE_SCHEMA = 1
 CONTENT_DIM = 384
 """Length of a text encoder's embedding."""
 MAX_TYPES = 32
 """Rows of the event-type embedding: codes 0..31, 0 = none."""
+GROUP = 64
+"""Items per group of the device scorers' first top-k."""
 
 Tensor: TypeAlias = tuple[str, list[int | str]]
 """(dtype, dimensions); a string is the name of a dimension that may vary."""
@@ -36,7 +38,17 @@ class TensorSpecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Tensors: TypeAlias = dict[str, TensorSpecs]
 
-GRAPHS = ("gru_step.onnx", "gru_replay.onnx", "scorer.onnx", "heads.onnx", "item_tower.onnx", "encoder.onnx")
+GRAPHS = (
+    "gru_step.onnx",
+    "gru_replay.onnx",
+    "query.onnx",
+    "scorer.onnx",
+    "device_scorer.onnx",
+    "device_scorer_f16.onnx",
+    "heads.onnx",
+    "item_tower.onnx",
+    "encoder.onnx",
+)
 FILES = (
     *GRAPHS,
     "tokenizer.json",
@@ -99,17 +111,23 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
     items: Tensor = ("float32", ["N", dim])
     bias: Tensor = ("float32", ["N"])
     tokens: Tensor = ("int64", ["B", "T"])
-    score: dict[str, Tensor] = {
-        "state": state,
-        "items": items,
-        "bias": bias,
-        "excluded": ("int64", ["M", 2]),
-        "k": ("int64", [1]),
-    }
+
+    def scorer(rows: str, number: str = "float32", **more: Tensor) -> TensorSpecs:
+        catalogue: dict[str, Tensor] = {"items": (number, [dim, "N"]), "bias": (number, ["N"])}
+        user: dict[str, Tensor] = {"excluded": ("int64", ["M", 2]), "k": ("int64", [1])}
+        return of(
+            {"state": state, **catalogue, **user, **more},
+            {"scores": ("float32", ["B", "k"]), rows: ("int64", ["B", "k"])},
+        )
+
+    groups: Tensor = ("int64", [1])
     return {
         "gru_step.onnx": of({"state": state, **step}, {"next_state": state}),
         "gru_replay.onnx": of({**replay, "lengths": ("int64", ["B"])}, {"state": state}),
-        "scorer.onnx": of(score, {"scores": ("float32", ["B", "k"]), "rows": ("int64", ["B", "k"])}),
+        "query.onnx": of({"state": state}, {"query": ("float32", ["B", dim])}),
+        "scorer.onnx": scorer("rows"),
+        "device_scorer.onnx": scorer("columns", groups=groups),
+        "device_scorer_f16.onnx": scorer("columns", "float16", groups=groups),
         "heads.onnx": of({"state": state}, {t: ("float32", ["B", len(c)]) for t, c in heads.items()}),
         "item_tower.onnx": of({"content": ("float32", ["N", content_dim])}, {"vector": items, "bias": bias}),
         "encoder.onnx": of(

@@ -7,28 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from streamer.core.hashing import item_hash, model_number
 from streamer.core.manifest import Manifest
-from streamer.errors import ArtefactError, ManifestInvalid, StateError
+from streamer.errors import ArtefactError, ManifestInvalid
 from streamer.serving.artefact import read_manifest, verify_files, verify_session
 from streamer.serving.device import CPU, Device
-from streamer.serving.parity import FILE_OF, check_pairs, read_pairs
+from streamer.serving.exact import F32, I64, ExactSearch, Search, checked
+from streamer.serving.parity import FILE_OF, Operation, check_pairs, read_pairs
 from streamer.serving.session import Array, Session, open_session
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
-
-SCORES_PER_BLOCK = 192 * 1024
-"""Scores (B × N) that are computed at a time: 768 KiB of them stay in the cache between product, mask and top-k."""
-_OPERATIONS = ("step", "replay", "score", "heads", "tower")
+_OPERATIONS = ("step", "replay", "query", "score", "heads", "tower")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +45,8 @@ class Model:
     number: int
     """32-bit hash of the version, as user states hold it."""
     _sessions: Mapping[str, Session]
-    _resident: dict[str, tuple[Array, ort.OrtValue]] = field(default_factory=dict)
+    _searches: list[tuple[Array, Array, Search]] = field(default_factory=list)
+    """The last catalogue that `score` was asked for, as long as it cannot change."""
 
     @property
     def version(self) -> str:
@@ -85,9 +80,10 @@ class Model:
         for name, session in sessions.items():
             verify_session(FILE_OF[name], session, manifest)
         pairs = read_pairs(path)
-        for name, session in sessions.items():
-            check_pairs(name, session, pairs)
-        return cls._with_tables(path, manifest, device, sessions)
+        model = cls._with_tables(path, manifest, device, sessions)
+        for name in _OPERATIONS:
+            check_pairs(name, model.operation(name), pairs, device.tolerance)
+        return model
 
     @classmethod
     def _with_tables(
@@ -113,9 +109,14 @@ class Model:
             _sessions=sessions,
         )
 
-    def session(self, operation: str) -> Session:
-        """The bare session of step, replay, score, heads or tower, to compare with torch."""
-        return self._sessions[operation]
+    def operation(self, name: str) -> Operation:
+        """step, replay, query, score, heads or tower by the names of its arrays, to compare with torch."""
+        return self._score_by_name if name == "score" else self._sessions[name].by_name
+
+    def _score_by_name(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        excluded, k = inputs["excluded"], int(inputs["k"][0])
+        scores, rows = self.score(inputs["state"], inputs["items"], inputs["bias"], excluded, k)
+        return {"scores": scores, "rows": rows}
 
     def step(self, state: F32, item: F32, type: I64, gap: F32, value: F32) -> F32:
         """One event for each user: state (B, H), item (B, D), type, gap, value (B,) → next state (B, H)."""
@@ -150,25 +151,28 @@ class Model:
         the rest has score -inf and row -1. Raises StateError for a state that is not finite (onnxruntime would return
         arbitrary rows) and ValueError for an exclusion outside of state or items.
         """
-        users, n = len(state), len(items)
-        k = min(k, n)
-        if users == 0 or k <= 0:
-            return np.zeros((users, max(k, 0)), np.float32), np.zeros((users, max(k, 0)), np.int64)
-        _refuse_not_finite(state)
-        excluded = _in_order(_i64(excluded).reshape(-1, 2), users, n)
-        block = max(16, SCORES_PER_BLOCK // n) if self.device.kind == "cpu" else users
-        edges = [*range(0, users, block), users]
-        fixed = {
-            "items": self._hold("items", _f32(items)),
-            "bias": self._hold("bias", _f32(bias)),
-            "k": np.array([k], np.int64),
-        }
-        scores, rows = np.empty((users, k), np.float32), np.empty((users, k), np.int64)
-        for part, (start, stop) in zip(_by_block(excluded, edges), pairwise(edges), strict=True):
-            feeds = {"state": _f32(state[start:stop]), "excluded": part, **fixed}
-            scores[start:stop], rows[start:stop] = self._sessions["score"].run(feeds)
-        rows[np.isneginf(scores)] = -1
-        return scores, rows
+        state, excluded = checked(state, excluded, len(items))
+        return self._search(items, bias).top_k(state, excluded, k)
+
+    def search(self, items: F32, bias: F32) -> Search:
+        """Exact top-k over these items (N, D), bias (N,), which must not change any more."""
+        return ExactSearch(self._sessions["score"], items, bias)
+
+    def _search(self, items: F32, bias: F32) -> Search:
+        for of_items, of_bias, search in self._searches:
+            if of_items is items and of_bias is bias:
+                return search
+        search = self.search(items, bias)
+        if not (items.flags.writeable or bias.flags.writeable):
+            self._searches[:] = [(items, bias, search)]
+        return search
+
+    def query(self, state: F32) -> F32:
+        """state (B, H) → the direction (B, D) in which the next item lies: a score is query · vector + bias."""
+        if len(state) == 0:
+            return np.zeros((0, self.dim), np.float32)
+        query: F32 = self._sessions["query"].run({"state": _f32(state)})[0]
+        return query
 
     def interests(self, state: F32) -> dict[str, F32]:
         """state (B, H) → per task the probabilities of its labels (B, C), rows summing to 1."""
@@ -183,16 +187,6 @@ class Model:
             return np.zeros((0, self.dim), np.float32), np.zeros(0, np.float32)
         vectors, bias = self._sessions["tower"].run({"content": _f32(content)})
         return vectors, bias
-
-    def _hold(self, name: str, array: Array) -> Array | ort.OrtValue:
-        """On CUDA: the array's copy on the device, made once for as long as the same array comes."""
-        if self.device.kind == "cpu":
-            return array
-        held = self._resident.get(name)
-        if held is None or held[0] is not array:
-            held = (array, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
-            self._resident[name] = held
-        return held[1]
 
 
 def _f32(array: Array) -> F32:
@@ -214,32 +208,3 @@ def _table(path: Path, shape: tuple[int, ...]) -> F32:
         raise ArtefactError(f"{path.name} holds NaN or infinity: train again")
     table.flags.writeable = False
     return table
-
-
-def _refuse_not_finite(state: F32) -> None:
-    if not np.isfinite(state).all():
-        row = int(np.argmin(np.isfinite(state).all(axis=1)))
-        raise StateError(
-            f"the user state in row {row} of {len(state)} holds NaN or infinity: rebuild it from its window"
-        )
-
-
-def _in_order(excluded: I64, users: int, n: int) -> I64:
-    """`excluded` sorted by user, checked: ScatterND would take a negative row as one from the end."""
-    if len(excluded) == 0:
-        return excluded
-    user, row = excluded[:, 0].copy(), excluded[:, 1].copy()  # contiguous: these passes are most of the cost
-    if user.min() < 0 or user.max() >= users or row.min() < 0 or row.max() >= n:
-        raise ValueError(
-            f"excluded names users {user.min()} to {user.max()} of {users} and items {row.min()} to {row.max()} of {n}"
-        )
-    return excluded if (user[1:] >= user[:-1]).all() else excluded[np.argsort(user, kind="stable")]
-
-
-def _by_block(excluded: I64, edges: list[int]) -> list[I64]:
-    """The exclusions between each two edges, their users counted from the lower one."""
-    cuts = np.searchsorted(np.ascontiguousarray(excluded[:, 0]), edges)
-    parts = [excluded[first:last].copy() for first, last in pairwise(cuts)]
-    for part, start in zip(parts, edges, strict=False):
-        part[:, 0] -= start
-    return parts

@@ -5,25 +5,29 @@ Arrays are named `step.in.state`, `step.out.next_state` and so on: operation, si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 
 from streamer.errors import ParityMismatch
-from streamer.serving.session import Array, Session
+from streamer.serving.session import Array
 
 PARITY = "parity.npz"
 FILE_OF = {
     "step": "gru_step.onnx",
     "replay": "gru_replay.onnx",
+    "query": "query.onnx",
     "score": "scorer.onnx",
     "heads": "heads.onnx",
     "tower": "item_tower.onnx",
     "encode": "encoder.onnx",
 }
 """Operation → the ONNX file that computes it."""
+Operation: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Inputs by name → outputs by name."""
 
 
 def read_pairs(path: Path) -> dict[str, Array]:
@@ -44,28 +48,32 @@ def write_pairs(path: Path, pairs: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(file, pairs[name], allow_pickle=False)
 
 
-def check_pairs(operation: str, session: Session, pairs: Mapping[str, Array]) -> float:
-    """Run the golden inputs; return the largest deviation, raise ParityMismatch if it exceeds the device's tolerance.
+def check_pairs(name: str, operation: Operation, pairs: Mapping[str, Array], tolerance: float) -> float:
+    """Run the golden inputs; return the largest deviation, raise ParityMismatch if it exceeds the tolerance.
 
     The tolerance is absolute plus relative, as in numpy.isclose. Of a top-k the rows are not compared: equal scores
     decide, and near ties may turn.
     """
-    inputs = {name: pairs.get(f"{operation}.in.{name}") for name in session.tensors.inputs}
-    missing = sorted(name for name, array in inputs.items() if array is None)
-    if missing:
-        raise ParityMismatch(f"{PARITY} lacks the inputs {missing} of {operation}: export the artefact again")
-    found = dict(
-        zip(session.outputs, session.run({n: a for n, a in inputs.items() if a is not None}), strict=True)
-    )
+    inputs, outputs = _of(pairs, f"{name}.in."), _of(pairs, f"{name}.out.")
+    try:
+        found = operation(inputs)
+    except KeyError as error:
+        raise ParityMismatch(
+            f"{PARITY} lacks the input {error} of {name}: export the artefact again"
+        ) from error
     worst = 0.0
-    for name, array in found.items():
-        expected = pairs.get(f"{operation}.out.{name}")
+    for output, array in found.items():
+        expected = outputs.get(output)
         if expected is None or expected.shape != array.shape:
             shape = None if expected is None else expected.shape
-            raise ParityMismatch(f"{operation}: {name} has shape {array.shape}, {PARITY} says {shape}")
-        if not (operation == "score" and name == "rows"):
-            worst = max(worst, compare(f"{operation}: {name}", expected, array, session.device.tolerance))
+            raise ParityMismatch(f"{name}: {output} has shape {array.shape}, {PARITY} says {shape}")
+        if not (name == "score" and output == "rows"):
+            worst = max(worst, compare(f"{name}: {output}", expected, array, tolerance))
     return worst
+
+
+def _of(pairs: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in pairs.items() if name.startswith(prefix)}
 
 
 def compare(what: str, expected: Array, found: Array, tolerance: float) -> float:

@@ -15,7 +15,7 @@ from streamer.serving.device import Device, OnnxErrors
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
 
 
 class Session:
@@ -36,6 +36,11 @@ class Session:
             outputs: list[Array] = self._session.run(None, feeds)
             return outputs
         return [v.numpy() for v in self._session.run_with_ort_values(None, _on_host(feeds))]
+
+    def by_name(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name; inputs that the graph does not have are left out."""
+        feeds = {name: inputs[name] for name in self.tensors.inputs}
+        return dict(zip(self.outputs, self.run(feeds), strict=True))
 
 
 def open_session(path: Path, device: Device, *, arena: bool = True) -> Session:

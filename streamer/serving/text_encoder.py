@@ -55,7 +55,7 @@ class TextEncoder:
         """An exported encoder directory without a manifest (encoder.onnx, tokenizer.json, parity.npz)."""
         session = open_session(path / ENCODER, device, arena=False)
         check_tensors({ENCODER: contract_tensors(1, 1, {}, CONTENT_DIM)[ENCODER]}, {ENCODER: session.tensors})
-        check_pairs("encode", session, read_pairs(path))
+        check_pairs("encode", session.by_name, read_pairs(path), device.tolerance)
         digest = encoder_digest(sha256_of(path / ENCODER), sha256_of(path / TOKENIZER))
         return cls(session, _open_tokenizer(path / TOKENIZER), digest)
 

@@ -22,7 +22,7 @@ from streamer.errors import (
     StateError,
     TensorMismatch,
 )
-from streamer.serving import model as model_module
+from streamer.serving import exact
 from streamer.serving.model import Model
 from streamer.serving.parity import read_pairs, write_pairs
 
@@ -119,7 +119,8 @@ def test_no_items_no_users(scorer: Scorer, model: Model) -> None:
 def test_onnx_and_numpy_agree_over_several_blocks(
     artefact: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "SCORES_PER_BLOCK", 20 * 60)
+    monkeypatch.setattr(exact, "SCORES_PER_BLOCK", 20 * 60)
+    monkeypatch.setattr(exact, "LEAST_USERS", 1)
     rng = np.random.default_rng(1)
     excluded = np.stack([rng.integers(0, 130, 700), rng.integers(0, 60, 700)], axis=1)  # in no order of users
     state = states(130)
