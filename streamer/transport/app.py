@@ -18,7 +18,7 @@ from streamer.transport.changelog import Changelog
 from streamer.transport.consumer import BatchConsumer, BatchTransport
 from streamer.transport.fatal import hard_exit_after
 from streamer.transport.pipeline import Pipeline
-from streamer.transport.recovery import BatchTableManager
+from streamer.transport.recovery import BatchTableManager, RunRecovery
 from streamer.transport.state_store import BatchStore, BatchTable
 
 log = logging.getLogger("headwater.worker")
@@ -26,7 +26,6 @@ log = logging.getLogger("headwater.worker")
 CRASH_GRACE_S = 5.0
 STOP_GRACE_S = 20.0
 SETTLE_S = 4.0
-RECOVERY_BUFFER_RECORDS = 2000
 
 
 class BatchApp(faust.App):
@@ -80,6 +79,12 @@ class BatchApp(faust.App):
         assert isinstance(consumer, BatchConsumer)
         return consumer
 
+    @property
+    def recovery(self) -> RunRecovery:
+        recovery = self.tables.recovery
+        assert isinstance(recovery, RunRecovery)
+        return recovery
+
     def users_table(self, name: str, partitions: int) -> BatchTable:
         """The table of user records; values are raw bytes."""
         table = self.Table(
@@ -88,8 +93,6 @@ class BatchApp(faust.App):
             partitions=partitions,
             key_type=bytes,
             value_type=bytes,
-            recovery_buffer_size=RECOVERY_BUFFER_RECORDS,
-            standby_buffer_size=64,
             help="head, sealed segments and seen chunks of every user",
         )
         assert isinstance(table, BatchTable)

@@ -21,6 +21,7 @@ from faust.types import TP, ConsumerMessage
 from streamer import telemetry
 from streamer.core.lane import Lane, Span, Verdict
 from streamer.errors import LostOwnership
+from streamer.transport.log_batches import FetchedByBatch, runs
 from streamer.transport.tolerant_records import tolerate
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 
+FETCH_WAIT_MS = 200
+"""How long the broker may hold an empty fetch (Faust: 1.5 s). A seek waits for the fetch before it, at every rebalance."""
 SESSION_SHARE = 0.7
 """A send must reach the broker before the session ends: the last good heartbeat may be this share of it old."""
 
@@ -63,21 +66,35 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
         """Tag every fetch with the number of seeks that its partition had seen when it was drained."""
+        consumer = cast(BatchConsumer, self.consumer)
+        changelogs = [tp for tp in self._ensure_consumer().assignment() if consumer._is_changelog_tp(tp)]
+        before = {tp: self._position(tp) for tp in changelogs}
         try:
             records = await super()._fetch_records(*args, **kwargs)
-        except (
-            UnicodeDecodeError
-        ):  # a header key; what the fetch had read shows as a hole and is fetched again
+        except UnicodeDecodeError:  # a header key; what the fetch had read of events shows as a hole and is fetched again
             tolerate()
+            for tp, position in before.items():
+                if position is not None and position != self._position(tp):
+                    self._ensure_consumer().seek(tp, position)
             return {}
         return {tp: (self.epochs[TP(*tp)], recs) for tp, recs in records.items()}
 
+    def _position(self, tp: Any) -> int | None:
+        """Without waiting for one, as aiokafka's `position` does."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        state = None if assignment is None else assignment.state_value(tp)
+        return state.position if state is not None and state.has_valid_position else None
+
     async def on_start(self) -> None:
         await super().on_start()
+        consumer = cast(BatchConsumer, self.consumer)
+        # Seams that aiokafka lacks, on this one instance. No fetch has been answered yet: nothing is subscribed.
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._records = FetchedByBatch(consumer._is_changelog_tp)
+        fetcher._fetch_max_wait_ms = FETCH_WAIT_MS
         # aiokafka keeps the time of the last good heartbeat in a local variable, hence this one wrap of an instance.
         coordinator = self._ensure_consumer()._coordinator
         beat = cast(Callable[[], Awaitable[bool]], coordinator._do_heartbeat)
-        consumer = cast(BatchConsumer, self.consumer)
 
         async def timed_heartbeat() -> bool:
             sent = boottime()  # before it is sent: the broker's session clock starts no earlier
@@ -90,7 +107,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class BatchConsumer(driver.Consumer):
-    """Faust's consumer, with runs for `app.batch_topics` and Faust's own way for all other topics (changelogs)."""
+    """Faust's consumer, with runs for `app.batch_topics`; the others are changelogs, of which recovery gets the record batches."""
 
     app: BatchApp
     _thread: BatchConsumerThread
@@ -114,9 +131,12 @@ class BatchConsumer(driver.Consumer):
         return await super()._getmany(cast("set[TP] | None", frozen), timeout)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """One message per run of a batch topic (value: the `Run`, offset: its last), one per record of the others."""
+        """One message per run of a batch topic (value: the `Run`, offset: its last); changelogs go to recovery from here."""
         fetched, _ = await self._wait_next_records(timeout)
-        if not fetched or self.should_stop:
+        if self.should_stop:
+            return
+        if not fetched:
+            await self.app.recovery.nothing_fetched()
             return
         for tp, (_, records) in cast(dict[TP, tuple[int, list[Record]]], fetched).items():
             if not (records and self.is_batch(tp)):
@@ -131,14 +151,17 @@ class BatchConsumer(driver.Consumer):
                     ),
                 )  # fmt: skip
         # Compacted topics have holes, so offsets cannot tell: a fetch is stale if its partition was sought since.
-        others = {tp: recs for tp, (_, recs) in fetched.items() if not self.is_batch(tp)}
-        for tp, record in self.scheduler.iterate(others):
-            if not self.flow_active:
-                return
-            if fetched[tp][0] == self._thread.epochs[TP(*tp)]:
-                yield TP(*tp), self._to_message(tp, record)
-            else:
-                telemetry.DROPPED_FETCHES.inc()
+        for tp, (epoch, batches) in fetched.items():
+            if self.is_batch(tp):
+                continue
+            for run in runs(batches):
+                if not self.flow_active:
+                    return
+                if epoch != self._thread.epochs[TP(*tp)]:
+                    telemetry.DROPPED_FETCHES.inc()
+                    break
+                self.app.recovery.replay(TP(*tp), run)
+                await asyncio.sleep(0)
 
     async def _accept(self, tp: TP, records: list[Record]) -> list[Run]:
         """Judge a fetch by its offsets. Refusing is safe: the next fetch shows the hole, and it is fetched again."""

@@ -1,4 +1,7 @@
-"""Faust's table recovery, with the order mended: seek first, resume afterwards.
+"""Faust's table recovery, with runs instead of records, and with the order mended: seek first, resume afterwards.
+
+Faust orchestrates (which partitions, from which offset to which, then standbys); the records do not pass through its queue
+but come from `BatchConsumer.getmany` as record batches of the log, and a run of them becomes one write.
 
 faust-streaming 0.15.3 resumes the stream partitions before it seeks them (`Recovery.on_recovery_completed`); what is
 fetched in between lands in queues that `flow_control.resume()` then clears, and the gap is later committed as done.
@@ -8,13 +11,25 @@ fetched in between lands in queues that `flow_control.resume()` then clears, and
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from faust.tables import TableManager
 from faust.tables.recovery import Recovery
+from faust.types import TP
+from mode import Service
+
+from streamer import telemetry
+from streamer.transport.log_batches import LogBatch
+from streamer.transport.state_store import BatchStore
 
 if TYPE_CHECKING:
     from streamer.transport.app import BatchApp
+
+log = logging.getLogger("headwater.recovery")
 
 
 class Latch(asyncio.Event):
@@ -31,17 +46,109 @@ class Latch(asyncio.Event):
         super().clear()
 
 
-class SeekFirstRecovery(Recovery):
+@dataclass(slots=True)
+class Tally:
+    """What one recovery has read."""
+
+    started: float
+    records: int = 0
+    size: int = 0
+    """Bytes of keys and values."""
+
+
+class RunRecovery(Recovery):
     app: BatchApp
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._signal_recovery_end = Latch()
+        self._tally = Tally(time.monotonic())
+        self._sought: set[TP] = set()
+        """Changelog partitions that are read from where their table ends; not so before their seek in this generation."""
 
     def _set_recovery_started(self) -> None:
         super()._set_recovery_started()
+        self._tally = Tally(time.monotonic())
         if isinstance(self._signal_recovery_end, Latch):
             self._signal_recovery_end.rearm()
+
+    async def on_rebalance(self, *args: Any, **kwargs: Any) -> None:
+        self._sought.clear()
+        await super().on_rebalance(*args, **kwargs)
+
+    async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:
+        await super()._seek_offsets(consumer, tps, offsets, title)
+        self._sought.update(tps)  # they are still paused: nothing has been fetched since
+
+    # ------------------------------------------------------------------ records
+    @Service.task
+    async def _slurp_changelogs(self) -> None:
+        """Faust's reader of its changelog queue, into which nothing comes here: see `replay`."""
+
+    def replay(self, tp: TP, batches: Sequence[LogBatch]) -> None:
+        """Apply the next record batches of a changelog partition; an error ends the worker.
+
+        An active partition is read up to the offset that the log ended with when its recovery began: what comes after it is
+        another writer's, and the contiguity of our own records is what judges that (see changelog).
+        """
+        try:
+            if tp in self._sought and tp in self.active_tps and self.in_recovery:
+                self._active_events_received_at[tp] = time.monotonic()
+                self._apply(tp, batches, self.active_offsets, self.active_highwaters[tp])
+            elif tp in self._sought and tp in self.standby_tps:
+                self._apply(tp, batches, self.standby_offsets, None)
+            else:
+                telemetry.DROPPED_FETCHES.inc()
+                return
+            self._maybe_done()
+        except Exception as exc:
+            self.app.die(exc)  # Faust would log it and go on with a hole in the table
+            raise
+
+    def _apply(self, tp: TP, batches: Sequence[LogBatch], offsets: Any, end: int | None) -> None:
+        seen: int = -1 if offsets[tp] is None else offsets[tp]
+        keys: list[bytes] = []
+        values: list[bytes | None] = []
+        for batch in batches:
+            for record in batch:
+                if record.offset > seen and (end is None or record.offset <= end):
+                    keys.append(record.key)
+                    values.append(record.value)
+            seen = max(seen, batch.next_offset - 1)
+        if end is not None:
+            seen = min(seen, end)
+        store = self.tp_to_table[tp].data
+        assert isinstance(store, BatchStore)
+        store.replay(tp.partition, keys, values, seen)
+        offsets[tp] = seen
+        self._last_flush_at = time.monotonic()
+        self._tally.records += len(keys)
+        self._tally.size += sum(map(len, keys)) + sum([len(value) for value in values if value is not None])
+
+    def _maybe_done(self) -> None:
+        """Say so when the actives, or the standbys, have read all that they must."""
+        if self.in_recovery and not self.need_recovery():
+            tally, seconds = self._tally, time.monotonic() - self._tally.started
+            log.info(
+                "recovered %d records, %.1f MB, in %.2f s", tally.records, tally.size / 1e6, seconds
+            )
+            self._set_recovery_ended()
+            self.signal_recovery_end.set()
+        if not self.in_recovery and not self.tables.standbys_ready and not self.standby_remaining_total():
+            self.tables.on_standbys_ready()
+
+    async def nothing_fetched(self) -> None:
+        """The consumer had nothing, and all that it had before is applied: where the log ends in holes, this is its end."""
+        for tp, left in self.active_remaining().items() if self.in_recovery else ():
+            if left > 0 and tp in self._sought:
+                position = await self.app.consumer.position(tp)
+                if tp not in self._sought:  # a rebalance meanwhile
+                    return
+                if position is not None and position > self.active_highwaters[tp]:
+                    self.active_offsets[tp] = self.active_highwaters[tp]
+        self._maybe_done()
+
+    # ------------------------------------------------------------------ the order
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
         """As Faust's, but: seek before resume, errors of callbacks raised, a flowing standby's queue left alone."""
@@ -79,8 +186,13 @@ class SeekFirstRecovery(Recovery):
 class BatchTableManager(TableManager):
     app: BatchApp
 
+    async def on_start(self) -> None:
+        """As Faust's, without its second of sleep."""
+        await self._update_channels()
+        await self.recovery.start()
+
     @property
     def recovery(self) -> Recovery:
         if self._recovery is None:
-            self._recovery = SeekFirstRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+            self._recovery = RunRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery

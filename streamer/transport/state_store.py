@@ -8,7 +8,7 @@ broker has acknowledged the same records in the changelog. Until then an in-memo
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from faust.stores.rocksdb import Store as FaustRocksStore
 from faust.tables import Table
 from faust.types import TP
 
-from streamer.core.user_state import applied
+from streamer.core.replay import EMPTY, UNKNOWN, Replay, applied_offsets
 
 if TYPE_CHECKING:
     from streamer.transport.app import BatchApp
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BLOCK_CACHE_BYTES = 64 << 20
 """One block cache for all partitions (Faust's default is 2 GiB per partition database)."""
 MEMTABLE_BYTES = 8 << 20
+
+CEILING_KEY = b"__headwater\0ceiling__"
+"""Stored with every write: the highest applied offset of the partition's records, so that replaying need not read them."""
 
 Token = object
 """Identity of the batch that staged a value; only that batch takes it out again."""
@@ -63,11 +66,18 @@ class BatchStore(FaustRocksStore):
         self._overlay: dict[int, dict[bytes, tuple[bytes, Token]]] = collections.defaultdict(dict)
         self.regressed: dict[int, set[bytes]] = collections.defaultdict(set)
         """Per partition, keys whose last record in the changelog is not their newest (a zombie wrote it)."""
+        self._ceilings: dict[int, int] = {}
+        self._replays: dict[int, Replay] = {}
 
-    def _open_for_partition(self, partition: int) -> Any:
+    @classmethod
+    def cache(cls) -> rocksdict.Cache:
+        """The block cache of all partitions of the process."""
         if BatchStore._cache is None:
             BatchStore._cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
-        return rocksdict.Rdict(str(self.partition_path(partition)), database_options(BatchStore._cache))
+        return BatchStore._cache
+
+    def _open_for_partition(self, partition: int) -> Any:
+        return rocksdict.Rdict(str(self.partition_path(partition)), database_options(self.cache()))
 
     # ------------------------------------------------------------------ reading and staging
     def read(self, partition: int, key: bytes) -> bytes | None:
@@ -108,47 +118,77 @@ class BatchStore(FaustRocksStore):
 
     # ------------------------------------------------------------------ writing
     def write(self, partition: int, changes: Mapping[bytes, bytes], changelog_offset: int) -> None:
-        """One atomic write of values and of the changelog offset that they reach up to."""
+        """One atomic write of values and of the changelog offset that they reach up to.
+
+        May run in any thread while others read and stage: staged values answer until they are unstaged, which must come
+        after this, so a reader meets either the staged value or the written one. One write of a partition at a time, and
+        whoever gives a partition up waits for its write first. (rocksdict keeps the interpreter's lock while it writes.)
+        """
+        if changes:
+            highest = int(applied_offsets(list(changes.values())).max())
+            self._ceilings[partition] = max(self._ceiling(partition), highest)
+        self._replays.pop(partition, None)  # it remembers what was stored
+        self._write(partition, changes, changelog_offset)
+
+    def replay(
+        self, partition: int, keys: Sequence[bytes], values: Sequence[bytes | None], changelog_offset: int
+    ) -> None:
+        """Recovery and standby: a run of the changelog, up to `changelog_offset`, as one write (see core.replay).
+
+        A partition that is not open has been revoked: its late records are dropped. Raises StateError, UnknownSchema.
+        """
+        db = self._dbs.get(partition)
+        if db is None:
+            return
+        known = self._replays.get(partition)
+        if known is None:
+            known = self._replays[partition] = Replay(self._ceiling(partition))
+        changes, regressed = known.absorb(keys, values, db.get)
+        self._ceilings[partition] = known.ceiling
+        self._write(partition, changes, changelog_offset)
+        mine = self.regressed[partition]
+        if mine:
+            mine.difference_update(changes)
+        mine.update(regressed)
+
+    def _write(
+        self, partition: int, changes: Mapping[bytes, bytes | None], changelog_offset: int
+    ) -> None:
         batch = rocksdict.WriteBatch(raw_mode=True)
         put = batch.put
         for key, value in changes.items():
-            put(key, value)
+            if value is None:
+                batch.delete(key)
+            else:
+                put(key, value)
+        put(CEILING_KEY, b"%d" % self._ceiling(partition))
         put(self.offset_key, b"%d" % changelog_offset)
         self._db_for_partition(partition).write(batch)
 
-    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        """Recovery and standby: of the records of a key, the one with the highest applied source offset wins.
-
-        Faust's recovery would log an error here as a warning and go on; ours ends the worker.
-        """
-        try:
-            by_partition: dict[int, list[Any]] = collections.defaultdict(list)
-            for event in batch:
-                by_partition[event.message.partition].append(event.message)
-            for partition, messages in by_partition.items():
-                if partition in self._dbs:  # Faust hands over late records of revoked partitions as well
-                    self._recover(partition, messages)
-        except Exception as exc:
-            self.app.die(exc)
-            raise
-
-    def _recover(self, partition: int, messages: list[Any]) -> None:
-        db, regressed = self._dbs[partition], self.regressed[partition]
-        changes: dict[bytes, bytes] = {}
-        for message in messages:
-            have = changes.get(message.key) or db.get(message.key)
-            if have is not None and applied(have) > applied(message.value):
-                regressed.add(message.key)
+    def _ceiling(self, partition: int) -> int:
+        """No stored record of the partition has a higher applied offset; UNKNOWN in a table of an older version."""
+        found = self._ceilings.get(partition)
+        if found is None:
+            db = self._db_for_partition(partition)
+            stored = db.get(CEILING_KEY)
+            if stored is not None:
+                found = int(stored)
             else:
-                changes[message.key] = message.value
-                regressed.discard(message.key)
-        self.write(partition, changes, max(m.offset for m in messages))
+                found = EMPTY if db.get(self.offset_key) is None else UNKNOWN
+            self._ceilings[partition] = found
+        return found
+
+    def forget_replays(self) -> None:
+        """Free what replaying remembers of recent keys (after a recovery)."""
+        self._replays.clear()
 
     # ------------------------------------------------------------------ partitions come and go
     def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
         for tp in tps:
             if tp.topic in table.changelog_topic.topics:
                 db = self._dbs.pop(tp.partition, None)
+                self._ceilings.pop(tp.partition, None)
+                self._replays.pop(tp.partition, None)
                 if db is not None:
                     db.close()  # Faust waits for the garbage collector to drop the lock
 
@@ -156,6 +196,8 @@ class BatchStore(FaustRocksStore):
         for db in self._dbs.values():
             db.close()
         self._dbs.clear()
+        self._ceilings.clear()
+        self._replays.clear()
 
     def sizes(self) -> list[tuple[int, int]]:
         """(bytes on disk and in memtables, records) of each open database; both are RocksDB's estimates."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from faust.types import TP
 
-from streamer.errors import StateError
+from streamer.core.state_records import applied
+from streamer.errors import StateError, UnknownSchema
 from streamer.transport.app import BatchApp
 from streamer.transport.batch_producer import BatchProducer
-from streamer.transport.state_store import BatchStore
+from streamer.transport.state_store import BLOCK_CACHE_BYTES, CEILING_KEY, BatchStore
 
 P = 3
 
@@ -56,16 +58,19 @@ class MemoryStore:
     def persisted_offset(self, tp: TP) -> int | None:
         return self.offsets.get(tp.partition)
 
-    def apply_changelog_batch(self, batch: Any, to_key: Any, to_value: Any) -> None:
-        for event in batch:
-            message = event.message
-            have, new = self.stored.setdefault(message.partition, {}).get(message.key), message.value
-            if have is not None and struct.unpack_from("<q", have, 2) > struct.unpack_from("<q", new, 2):
-                self.regressed[message.partition].add(message.key)
+    def replay(self, partition: int, keys: Any, values: Any, changelog_offset: int) -> None:
+        table, regressed = self.stored.setdefault(partition, {}), self.regressed[partition]
+        for key, new in zip(keys, values, strict=True):
+            have = table.get(key)
+            if new is None:
+                table.pop(key, None)
+                regressed.discard(key)
+            elif have is not None and struct.unpack_from("<q", have, 2) > struct.unpack_from("<q", new, 2):
+                regressed.add(key)
             else:
-                self.write(message.partition, {message.key: new}, message.offset)
-                self.regressed[message.partition].discard(message.key)
-            self.offsets[message.partition] = message.offset
+                table[key] = new
+                regressed.discard(key)
+        self.offsets[partition] = changelog_offset
 
 
 @pytest.fixture
@@ -95,11 +100,10 @@ def store(request: pytest.FixtureRequest) -> Iterator[Any]:
         db.close()
 
 
-def changelog(*records: tuple[int, bytes, bytes]) -> list[Any]:
-    return [
-        SimpleNamespace(message=SimpleNamespace(partition=P, offset=offset, key=key, value=value))
-        for offset, key, value in records
-    ]
+def replay(store: Any, first: int, *records: tuple[bytes, bytes | None]) -> None:
+    """Records of the log from offset `first` on, as one run."""
+    keys, values = [key for key, _ in records], [value for _, value in records]
+    store.replay(P, keys, values, first + len(records) - 1)
 
 
 def test_staged_values_are_read_until_their_batch_takes_them_out(store: Any) -> None:
@@ -129,35 +133,129 @@ def test_values_and_changelog_offset_are_written_together(store: Any) -> None:
 
 
 def test_recovery_keeps_the_highest_applied_offset(store: Any) -> None:
-    store.apply_changelog_batch(changelog((0, b"hu", record(5)), (1, b"hv", record(6))), None, None)
-    store.apply_changelog_batch(changelog((2, b"hu", record(4, b"zombie"))), None, None)
+    replay(store, 0, (b"hu", record(5)), (b"hv", record(6)))
+    replay(store, 2, (b"hu", record(4, b"zombie")))
     assert store.read(P, b"hu") == record(5)
     assert set(store.regressed[P]) == {b"hu"}, "the log's last record must be repaired"
     assert store.persisted_offset(TP("log", P)) == 2
-    store.apply_changelog_batch(changelog((3, b"hu", record(7))), None, None)
+    replay(store, 3, (b"hu", record(7)))
     assert store.read(P, b"hu") == record(7)
+    assert not store.regressed[P]
+
+
+def test_within_a_run_too(store: Any) -> None:
+    replay(store, 0, (b"hu", record(5)), (b"hu", record(4)), (b"hv", record(6)), (b"hw", record(3)))
+    assert [store.read(P, key) for key in (b"hu", b"hv", b"hw")] == [record(5), record(6), record(3)]
+    assert set(store.regressed[P]) == {b"hu"}
+    replay(store, 4, (b"hw", record(2)), (b"hw", record(8)), (b"hu", record(5)))
+    assert store.read(P, b"hw") == record(8)
     assert not store.regressed[P]
 
 
 def test_of_equal_applied_offsets_the_later_record_wins(store: Any) -> None:
     """A refresh without an event writes a head again."""
-    store.apply_changelog_batch(
-        changelog((0, b"hu", record(5, b"a")), (1, b"hu", record(5, b"b"))), None, None
-    )
+    replay(store, 0, (b"hu", record(5, b"a")), (b"hu", record(5, b"b")))
     assert store.read(P, b"hu") == record(5, b"b")
 
 
-def test_an_unreadable_changelog_record_ends_the_worker(
-    app: BatchApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Faust's recovery would log it and go on with a hole in the table."""
-    fatal: list[BaseException] = []
-    monkeypatch.setattr(app, "die", fatal.append)
+def test_a_tombstone_deletes_and_what_follows_it_is_kept(store: Any) -> None:
+    replay(store, 0, (b"hu", record(5)), (b"hv", record(6)))
+    replay(store, 2, (b"hu", record(4)), (b"hu", None), (b"hv", None), (b"hv", record(1)))
+    assert store.read(P, b"hu") is None
+    assert store.read(P, b"hv") == record(1)
+    assert not store.regressed[P]
+    assert store.persisted_offset(TP("log", P)) == 5
+
+
+def test_what_was_written_in_between_is_not_overwritten_by_an_older_record(store: Any) -> None:
+    replay(store, 0, (b"hu", record(1)), (b"hv", record(1)))
+    store.write(P, {b"hu": record(9), b"hv": record(3)}, 7)
+    replay(store, 8, (b"hu", record(8)), (b"hv", record(4)))
+    assert (store.read(P, b"hu"), store.read(P, b"hv")) == (record(9), record(4))
+    assert set(store.regressed[P]) == {b"hu"}
+
+
+@pytest.fixture
+def rocks(app: BatchApp) -> Iterator[BatchStore]:
     store = app.users_table("users", 8).data
     assert isinstance(store, BatchStore)
-    db = store._db_for_partition(P)
-    store.apply_changelog_batch(changelog((0, b"hu", record(5))), None, None)
-    with pytest.raises(StateError):
-        store.apply_changelog_batch(changelog((1, b"hu", b"?")), None, None)
-    assert len(fatal) == 1
-    db.close()
+    yield store
+    for _, db in store.partitions():
+        db.close()
+
+
+def reopened(store: BatchStore) -> None:
+    """As after a restart of the process."""
+    store._db_for_partition(P)
+    tp = TP(store.table.changelog_topic_name, P)  # type: ignore[attr-defined]
+    store.revoke_partitions(store.table, {tp})
+    store._db_for_partition(P)
+
+
+def test_an_older_record_is_known_as_such_after_a_restart(rocks: BatchStore) -> None:
+    for write in (
+        lambda: replay(rocks, 0, (b"hu", record(9)), (b"hv", record(2))),
+        lambda: rocks.write(P, {b"hu": record(9), b"hv": record(2)}, 1),
+    ):
+        reopened(rocks)
+        write()
+        reopened(rocks)
+        replay(rocks, 2, (b"hu", record(8)), (b"hv", record(3)))
+        assert (rocks.read(P, b"hu"), rocks.read(P, b"hv")) == (record(9), record(3))
+        assert set(rocks.regressed[P]) == {b"hu"}
+
+
+def test_a_table_of_a_version_that_kept_no_ceiling_is_looked_up(rocks: BatchStore) -> None:
+    rocks.write(P, {b"hu": record(9)}, 0)
+    rocks._db_for_partition(P).delete(CEILING_KEY)
+    reopened(rocks)
+    replay(rocks, 1, (b"hu", record(8)))
+    assert rocks.read(P, b"hu") == record(9)
+
+
+def test_records_of_a_revoked_partition_are_dropped(rocks: BatchStore) -> None:
+    replay(rocks, 0, (b"hu", record(1)))
+    assert not list(rocks.partitions())
+
+
+@pytest.mark.parametrize("damaged", [b"?", b"\1x" + bytes(8), b"\x63h" + bytes(8)])
+def test_an_unreadable_changelog_record_is_refused(rocks: BatchStore, damaged: bytes) -> None:
+    rocks._db_for_partition(P)
+    with pytest.raises((StateError, UnknownSchema)):
+        replay(rocks, 0, (b"hv", record(1)), (b"hu", damaged))
+    assert rocks.read(P, b"hv") is None
+    assert rocks.persisted_offset(TP("log", P)) is None
+
+
+def test_one_block_cache_is_shared_by_all_partitions(rocks: BatchStore) -> None:
+    for partition in range(4):
+        rocks.write(partition, {b"h%d" % n: record(n, bytes(500)) for n in range(2000)}, 0)
+        rocks._db_for_partition(partition).flush()
+        assert rocks.read(partition, b"h7") is not None
+    assert 0 < BatchStore.cache().get_usage() <= BLOCK_CACHE_BYTES
+
+
+def test_a_write_in_another_thread_hides_no_value_from_readers(rocks: BatchStore) -> None:
+    """Staged, written, unstaged in turn, while a reader looks on: the value never falls back."""
+    stop, seen = threading.Event(), [0]
+    rocks.write(P, {b"hu": record(0)}, 0)
+    read = rocks.reader(P)
+
+    def look() -> None:
+        while not stop.is_set():
+            value = read(b"hu")
+            assert value is not None
+            offset = applied(value)
+            assert offset >= seen[0]
+            seen[0] = offset
+
+    with ThreadPoolExecutor(2) as threads:
+        looking = threads.submit(look)
+        for n in range(1, 400):
+            token = object()
+            rocks.stage(P, [(b"hu", record(n))], token)
+            threads.submit(rocks.write, P, {b"hu": record(n)}, n).result()
+            rocks.unstage(P, [b"hu"], token)
+        stop.set()
+        looking.result()
+    assert rocks.persisted_offset(TP("log", P)) == 399

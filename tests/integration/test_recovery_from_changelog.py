@@ -13,7 +13,7 @@ from streamer.transport.topics import TABLE
 from tests.integration.stream import Deployment, events
 from tests.integration.workers import WorkerProcess
 
-FAUST_KEYS = b"__faust"
+OWN_KEYS = b"__"
 EVENTS, USERS = 6_000, 120
 
 
@@ -22,7 +22,7 @@ def database(worker: WorkerProcess, partition: int) -> Path:
 
 
 def stored(worker: WorkerProcess, partitions: int) -> dict[tuple[int, bytes], bytes]:
-    """(partition, key) → record of a stopped worker's databases, without Faust's own keys."""
+    """(partition, key) → record of a stopped worker's databases, without the offset and the ceiling."""
     found: dict[tuple[int, bytes], bytes] = {}
     for partition in range(partitions):
         options = rocksdict.Options(raw_mode=True)
@@ -30,7 +30,7 @@ def stored(worker: WorkerProcess, partitions: int) -> dict[tuple[int, bytes], by
         db = rocksdict.Rdict(path, options, access_type=rocksdict.AccessType.read_only())
         for key, value in db.items():
             assert isinstance(key, bytes)
-            if not key.startswith(FAUST_KEYS):
+            if not key.startswith(OWN_KEYS):
                 found[partition, key] = value
         db.close()
     return found

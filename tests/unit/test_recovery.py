@@ -11,7 +11,7 @@ import pytest
 from faust.tables.recovery import Recovery
 from faust.types import TP
 
-from streamer.transport.recovery import Latch, SeekFirstRecovery
+from streamer.transport.recovery import Latch, RunRecovery
 
 EVENTS, CHANGELOG = TP("events", 0), TP("app-users-changelog", 0)
 
@@ -83,7 +83,7 @@ def order_of(kind: type[Recovery], **options: Any) -> list[str]:
 
 
 def test_seeks_before_anything_is_resumed() -> None:
-    calls = order_of(SeekFirstRecovery)
+    calls = order_of(RunRecovery)
     seek = calls.index("perform_seek")
     assert calls.index("changelog_recovered") < seek
     for resumed in ("flow_control.resume", "resume_partitions", "resume_flow", "fetcher.start"):
@@ -98,7 +98,7 @@ def test_faust_resumes_before_it_seeks() -> None:
 
 
 def test_queues_of_a_flowing_standby_are_not_emptied() -> None:
-    assert "flow_control.resume" not in order_of(SeekFirstRecovery, flowing=True)
+    assert "flow_control.resume" not in order_of(RunRecovery, flowing=True)
 
 
 @pytest.mark.parametrize(("kind", "kept"), [(asyncio.Event, False), (Latch, True)])
