@@ -71,7 +71,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         before = {tp: self._position(tp) for tp in changelogs}
         try:
             records = await super()._fetch_records(*args, **kwargs)
-        except UnicodeDecodeError:  # a header key; what the fetch had read of events shows as a hole and is fetched again
+        except (
+            UnicodeDecodeError
+        ):  # a header key; what the fetch had read of events shows as a hole and is fetched again
             tolerate()
             for tp, position in before.items():
                 if position is not None and position != self._position(tp):

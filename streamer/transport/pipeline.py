@@ -177,7 +177,7 @@ class Pipeline(Generic[P]):
             delivery, stages = deliveries[tp.partition], self._stages[tp]
             stage = Stage(loop.create_future(), loop.create_future(), delivery.changes())
             if self._store is not None:
-                self._store.stage(tp.partition, stage.changes.items(), stage)
+                self._store.stage(tp.partition, stage.changes)
             previous = stages[-1] if stages else None
             stages.append(stage)
             stage.task = asyncio.ensure_future(self._finish(tp, waiting, delivery, stage, previous))
@@ -245,7 +245,7 @@ class Pipeline(Generic[P]):
             if not future.done():
                 future.set_result(False)
         if self._store is not None:
-            self._store.unstage(tp.partition, stage.changes, stage)
+            self._store.unstage(tp.partition, stage.changes)
         if self._consumer is not None:
             for w in waiting:
                 self._consumer._unacked_messages.discard(w.message)

@@ -129,9 +129,7 @@ class RunRecovery(Recovery):
         """Say so when the actives, or the standbys, have read all that they must."""
         if self.in_recovery and not self.need_recovery():
             tally, seconds = self._tally, time.monotonic() - self._tally.started
-            log.info(
-                "recovered %d records, %.1f MB, in %.2f s", tally.records, tally.size / 1e6, seconds
-            )
+            log.info("recovered %d records, %.1f MB, in %.2f s", tally.records, tally.size / 1e6, seconds)
             self._set_recovery_ended()
             self.signal_recovery_end.set()
         if not self.in_recovery and not self.tables.standbys_ready and not self.standby_remaining_total():

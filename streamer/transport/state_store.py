@@ -8,9 +8,9 @@ broker has acknowledged the same records in the changelog. Until then an in-memo
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import rocksdict
 from faust.stores.rocksdb import Store as FaustRocksStore
@@ -26,11 +26,13 @@ BLOCK_CACHE_BYTES = 64 << 20
 """One block cache for all partitions (Faust's default is 2 GiB per partition database)."""
 MEMTABLE_BYTES = 8 << 20
 
+WRITE = rocksdict.WriteOptions()
+"""Without RocksDB's own log: what a crash takes from the memory comes back out of the changelog, from the offset on that was
+last flushed with its values (one memtable holds both, so no flush can part them). Closing flushes."""
+WRITE.disable_wal = True
+
 CEILING_KEY = b"__headwater\0ceiling__"
 """Stored with every write: the highest applied offset of the partition's records, so that replaying need not read them."""
-
-Token = object
-"""Identity of the batch that staged a value; only that batch takes it out again."""
 
 
 def database_options(cache: rocksdict.Cache) -> rocksdict.Options:
@@ -63,7 +65,8 @@ class BatchStore(FaustRocksStore):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._overlay: dict[int, dict[bytes, tuple[bytes, Token]]] = collections.defaultdict(dict)
+        self._staged: dict[int, tuple[Mapping[bytes, bytes], ...]] = {}
+        """Per partition the batches on their way, oldest first; the tuples are replaced, never changed."""
         self.regressed: dict[int, set[bytes]] = collections.defaultdict(set)
         """Per partition, keys whose last record in the changelog is not their newest (a zombie wrote it)."""
         self._ceilings: dict[int, int] = {}
@@ -82,39 +85,39 @@ class BatchStore(FaustRocksStore):
     # ------------------------------------------------------------------ reading and staging
     def read(self, partition: int, key: bytes) -> bytes | None:
         """The newest value, staged ones included."""
-        staged = self._overlay[partition].get(key)
-        if staged is not None:
-            return staged[0]
-        value: bytes | None = self._db_for_partition(partition).get(key)
-        return value
+        return self.reader(partition)(key)
 
     def reader(self, partition: int) -> Callable[[bytes], bytes | None]:
-        """`read` of one partition, for the hot path."""
-        staged, get = self._overlay[partition].get, self._db_for_partition(partition).get
+        """`read` of one partition as it is staged now, for the hot path."""
+        get, staged = self._db_for_partition(partition).get, self._staged.get(partition, ())
+        if not staged:
+            return cast("Callable[[bytes], bytes | None]", get)
+        newest, *older = reversed(staged)
 
         def read(key: bytes) -> bytes | None:
-            hit = staged(key)
-            if hit is not None:
-                return hit[0]
-            value: bytes | None = get(key)
+            value: bytes | None = newest.get(key)
+            if value is None:
+                for layer in older:
+                    if (value := layer.get(key)) is not None:
+                        return value
+                value = get(key)
             return value
 
         return read
 
-    def stage(self, partition: int, changes: Iterable[tuple[bytes, bytes]], token: Token) -> None:
-        self._overlay[partition].update((key, (value, token)) for key, value in changes)
+    def stage(self, partition: int, changes: Mapping[bytes, bytes]) -> None:
+        """Have `changes` answer reads before what was staged or written earlier."""
+        self._staged[partition] = (*self._staged.get(partition, ()), changes)
 
-    def unstage(self, partition: int, keys: Iterable[bytes], token: Token) -> None:
-        overlay = self._overlay[partition]
-        for key in keys:
-            hit = overlay.get(key)
-            if hit is not None and hit[1] is token:
-                del overlay[key]
+    def unstage(self, partition: int, changes: Mapping[bytes, bytes]) -> None:
+        """Take this very mapping out again."""
+        self._staged[partition] = tuple(
+            layer for layer in self._staged.get(partition, ()) if layer is not changes
+        )
 
     def drop_staged(self) -> None:
         """Forget everything that no broker has acknowledged (after a revoke)."""
-        for overlay in self._overlay.values():
-            overlay.clear()
+        self._staged.clear()
 
     # ------------------------------------------------------------------ writing
     def write(self, partition: int, changes: Mapping[bytes, bytes], changelog_offset: int) -> None:
@@ -151,9 +154,7 @@ class BatchStore(FaustRocksStore):
             mine.difference_update(changes)
         mine.update(regressed)
 
-    def _write(
-        self, partition: int, changes: Mapping[bytes, bytes | None], changelog_offset: int
-    ) -> None:
+    def _write(self, partition: int, changes: Mapping[bytes, bytes | None], changelog_offset: int) -> None:
         batch = rocksdict.WriteBatch(raw_mode=True)
         put = batch.put
         for key, value in changes.items():
@@ -163,7 +164,7 @@ class BatchStore(FaustRocksStore):
                 put(key, value)
         put(CEILING_KEY, b"%d" % self._ceiling(partition))
         put(self.offset_key, b"%d" % changelog_offset)
-        self._db_for_partition(partition).write(batch)
+        self._db_for_partition(partition).write(batch, WRITE)
 
     def _ceiling(self, partition: int) -> int:
         """No stored record of the partition has a higher applied offset; UNKNOWN in a table of an older version."""

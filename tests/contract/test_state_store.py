@@ -30,23 +30,24 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.stored: dict[int, dict[bytes, bytes]] = {}
-        self.staged: dict[int, dict[bytes, tuple[bytes, object]]] = {}
+        self.staged: dict[int, list[dict[bytes, bytes]]] = {}
         self.regressed: dict[int, set[bytes]] = {P: set()}
         self.offsets: dict[int, int] = {}
 
     def read(self, partition: int, key: bytes) -> bytes | None:
-        staged = self.staged.get(partition, {}).get(key)
-        return staged[0] if staged else self.stored.get(partition, {}).get(key)
+        for layer in reversed(self.staged.get(partition, [])):
+            if key in layer:
+                return layer[key]
+        return self.stored.get(partition, {}).get(key)
 
     def reader(self, partition: int) -> Any:
         return lambda key: self.read(partition, key)
 
-    def stage(self, partition: int, changes: Any, token: object) -> None:
-        self.staged.setdefault(partition, {}).update({key: (value, token) for key, value in changes})
+    def stage(self, partition: int, changes: dict[bytes, bytes]) -> None:
+        self.staged.setdefault(partition, []).append(changes)
 
-    def unstage(self, partition: int, keys: Any, token: object) -> None:
-        mine = self.staged.get(partition, {})
-        self.staged[partition] = {k: v for k, v in mine.items() if k not in set(keys) or v[1] is not token}
+    def unstage(self, partition: int, changes: dict[bytes, bytes]) -> None:
+        self.staged[partition] = [each for each in self.staged.get(partition, []) if each is not changes]
 
     def drop_staged(self) -> None:
         self.staged.clear()
@@ -107,20 +108,23 @@ def replay(store: Any, first: int, *records: tuple[bytes, bytes | None]) -> None
 
 
 def test_staged_values_are_read_until_their_batch_takes_them_out(store: Any) -> None:
-    first, second = object(), object()
+    first, second = {b"hu": record(2)}, {b"hu": record(3), b"hw": record(4)}
     store.write(P, {b"hu": record(1)}, 10)
-    store.stage(P, [(b"hu", record(2))], first)
+    store.stage(P, first)
     assert store.read(P, b"hu") == record(2)
-    store.stage(P, [(b"hu", record(3))], second)
-    store.unstage(P, [b"hu"], first)
+    store.stage(P, second)
     assert store.reader(P)(b"hu") == record(3)
-    store.unstage(P, [b"hu"], second)
+    store.unstage(P, first)
+    assert store.reader(P)(b"hu") == record(3)
+    store.unstage(P, dict(second))  # another batch with the same content
+    assert store.read(P, b"hw") == record(4)
+    store.unstage(P, second)
     assert store.read(P, b"hu") == record(1)
-    assert store.read(P, b"hv") is None
+    assert store.read(P, b"hw") is None
 
 
 def test_after_a_revoke_nothing_staged_is_left(store: Any) -> None:
-    store.stage(P, [(b"hu", record(2))], object())
+    store.stage(P, {b"hu": record(2)})
     store.drop_staged()
     assert store.read(P, b"hu") is None
 
@@ -239,11 +243,10 @@ def test_a_write_in_another_thread_hides_no_value_from_readers(rocks: BatchStore
     """Staged, written, unstaged in turn, while a reader looks on: the value never falls back."""
     stop, seen = threading.Event(), [0]
     rocks.write(P, {b"hu": record(0)}, 0)
-    read = rocks.reader(P)
 
     def look() -> None:
         while not stop.is_set():
-            value = read(b"hu")
+            value = rocks.reader(P)(b"hu")
             assert value is not None
             offset = applied(value)
             assert offset >= seen[0]
@@ -252,10 +255,10 @@ def test_a_write_in_another_thread_hides_no_value_from_readers(rocks: BatchStore
     with ThreadPoolExecutor(2) as threads:
         looking = threads.submit(look)
         for n in range(1, 400):
-            token = object()
-            rocks.stage(P, [(b"hu", record(n))], token)
-            threads.submit(rocks.write, P, {b"hu": record(n)}, n).result()
-            rocks.unstage(P, [b"hu"], token)
+            changes = {b"hu": record(n)}
+            rocks.stage(P, changes)
+            threads.submit(rocks.write, P, changes, n).result()
+            rocks.unstage(P, changes)
         stop.set()
         looking.result()
     assert rocks.persisted_offset(TP("log", P)) == 399

@@ -74,11 +74,11 @@ class World:
         return len(self.logged[partition]) - 1
 
     # store
-    def stage(self, partition: int, changes: Any, token: object) -> None:
-        self.overlay[partition] += [int(value) for _, value in changes]
+    def stage(self, partition: int, changes: Any) -> None:
+        self.overlay[partition] += [int(value) for value in changes.values()]
 
-    def unstage(self, partition: int, keys: Any, token: object) -> None:
-        gone = {int(key) for key in keys}
+    def unstage(self, partition: int, changes: Any) -> None:
+        gone = {int(key) for key in changes}
         self.overlay[partition] = [o for o in self.overlay[partition] if o not in gone]
 
     def write(self, partition: int, changes: dict[bytes, bytes], offset: int) -> None:
