@@ -48,9 +48,15 @@ class EmbedItems:
             for (record, item), vector in zip(present, vectors, strict=True)
         ]
 
-    def compute(self, work: dict[int, list[Delivery]]) -> dict[int, Delivery]:
+    def compute(self, work: dict[int, list[Delivery]], lagging: bool = False) -> dict[int, Delivery]:
         """Join the deliveries of a partition; everything was done in `prepare`."""
         return {partition: _joined(deliveries) for partition, deliveries in work.items()}
+
+    def due_at_s(self) -> None:
+        """Nothing is ever put off."""
+
+    def forget(self) -> None:
+        """Nothing is kept from batch to batch."""
 
 
 def item_vector(record: Record, item: ItemRecord, digest: str, vector: np.ndarray) -> ItemVector:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ from streamer.core.events import Event, EventDecoder, Rejected
 from streamer.core.features import gap_feature, value_feature
 from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
+from streamer.core.put_off import PutOff
 from streamer.core.user_state import Changes, Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
@@ -30,6 +31,9 @@ from streamer.transport.consumer import Run
 from streamer.transport.pipeline import Delivery
 
 Reader = Callable[[bytes], bytes | None]
+
+REFRESHED_AT_ONCE = 2000
+"""Users whose refreshes, once put off, are made in one go: what is in memory at a time."""
 
 cached_item_hash = functools.lru_cache(1 << 17)(item_hash)
 
@@ -62,7 +66,8 @@ class DecodedRun:
 class Ingest:
     """A `Processor` of event runs.
 
-    reader: partition → point lookup in that partition's table.
+    reader: partition → point lookup in that partition's table. topic: where events come from. put_off: which refreshes may
+    be put off; None = none.
     champion: what scores now; read once per batch, so a swap falls between batches.
     """
 
@@ -75,7 +80,11 @@ class Ingest:
         reader: Callable[[int], Reader],
         batcher: MicroBatcher,
         recommend: Recommend,
+        *,
+        topic: str = "events",
+        put_off: PutOff | None = None,
     ) -> None:
+        self._topic, self._put_off = topic, put_off or PutOff(0, 0)
         self._decoder, self._types, self._options = decoder, types, options
         self._champion, self._reader, self._batcher, self._recommend = champion, reader, batcher, recommend
 
@@ -120,13 +129,27 @@ class Ingest:
         return decoded
 
     # ------------------------------------------------------------------ in the executor
-    def compute(self, work: dict[int, list[DecodedRun]]) -> dict[int, Delivery]:
-        """Absorb the runs of several partitions at a time; a delivery per partition."""
-        started = time.perf_counter()
+    def compute(self, work: dict[int, list[DecodedRun]], lagging: bool = False) -> dict[int, Delivery]:
+        """Absorb the runs of several partitions at a time; a delivery per partition.
+
+        While `lagging`, refreshes may be put off. When they are made up for, partitions without runs have deliveries too.
+        """
+        started, now_s = time.perf_counter(), time.monotonic()
         deliveries = {partition: Delivery() for partition in work}
-        for batch in Batch.join(work):
-            self._absorb(batch, deliveries)
+        put_off = lagging and self._put_off.may(now_s)
+        batches = Batch.join(work)
+        for batch in batches:
+            self._absorb(batch, deliveries, put_off)
             telemetry.BATCH_EVENTS.observe(batch.size)
+            if put_off:
+                for partition, users in batch.by_partition():
+                    self._put_off.add(partition, users, now_s)
+        if put_off:
+            for delivery in deliveries.values():
+                delivery.put_off = True
+        else:
+            self._make_up(batches, deliveries)
+        telemetry.REFRESHES_WAITING.set(len(self._put_off))
         for partition, runs in work.items():
             deliveries[partition].dead_letters = [letter for run in runs for letter in run.dead_letters]
             deliveries[partition].on_published = lag_observer(
@@ -135,13 +158,36 @@ class Ingest:
         telemetry.BATCH_SECONDS.observe(time.perf_counter() - started)
         return deliveries
 
-    def refresh(self, topic: str, partition: int, users: list[bytes]) -> Delivery:
+    def _make_up(self, batches: list[Batch], deliveries: dict[int, Delivery]) -> None:
+        """The refreshes that were put off, but for users whom these batches refreshed."""
+        if self._put_off.due_at_s() is None:
+            return
+        refreshed = (part for batch in batches for part in batch.by_partition())
+        for partition, users in self._put_off.take(refreshed).items():
+            delivery = deliveries.setdefault(partition, Delivery())
+            for start in range(0, len(users), REFRESHED_AT_ONCE):
+                self._refresh(partition, users[start : start + REFRESHED_AT_ONCE], delivery)
+
+    def due_at_s(self) -> float | None:
+        """When refreshes that were put off will be due (monotonic seconds); None while there are none."""
+        return self._put_off.due_at_s()
+
+    def forget(self) -> None:
+        """Nothing computed so far counts any more: its events will be replayed by whoever owns their partitions."""
+        self._put_off.take()
+
+    def refresh(self, partition: int, users: list[bytes]) -> Delivery:
         """Outputs of stored users of a partition, without an event."""
         delivery = Delivery()
-        batch = Batch(users=users, partitions=[partition] * len(users), topics={partition: topic})
-        champion = self._champion()
-        self._recommend.begin(champion, self._load(champion, batch), batch).finish({partition: delivery})
+        self._refresh(partition, users, delivery)
         return delivery
+
+    def _refresh(self, partition: int, users: list[bytes], delivery: Delivery) -> None:
+        batch = Batch(users=users, partitions=[partition] * len(users), topics={partition: self._topic})
+        champion = self._champion()
+        states = self._load(champion, batch)
+        champion.rebuild_stale(states)
+        self._recommend.begin(champion, states, batch).finish({partition: delivery})
 
     def _load(self, champion: Champion, batch: Batch) -> UserStates:
         o = self._options
@@ -155,7 +201,7 @@ class Ingest:
             decay=o.decay,
         )
 
-    def _absorb(self, batch: Batch, deliveries: dict[int, Delivery]) -> None:
+    def _absorb(self, batch: Batch, deliveries: dict[int, Delivery], put_off: bool) -> None:
         champion = self._champion()
         states = self._load(champion, batch)
         champion.rebuild_stale(states)
@@ -176,7 +222,9 @@ class Ingest:
                 champion, states, events, None if text_vectors is None else text_vectors[rows]
             )
             refresh.after_round(events, outcome)
-        refresh.finish(deliveries)
+        refresh.count()
+        if not put_off:
+            refresh.finish(deliveries)
         batch.deliver(states.changes(), deliveries)
 
     def _round(
@@ -258,6 +306,12 @@ class Batch:
             if run.text_content is not None:
                 self.text_content.append(run.text_content)
         return True
+
+    def by_partition(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Each partition's users."""
+        partition = np.array(self.partitions, np.int64)
+        for each in self.topics:
+            yield each, [self.users[row] for row in np.flatnonzero(partition == each).tolist()]
 
     def deliver(self, changes: Changes, deliveries: dict[int, Delivery]) -> None:
         """State records, each to the partition of its user."""

@@ -63,10 +63,13 @@ class Refresh:
             self._users.append(users)
             self._views.append(self._states.view(users, RECENT))
 
-    def finish(self, deliveries: dict[int, Delivery]) -> None:
-        """Refresh also who is left. A replayed event's user is: the list may never have left."""
+    def count(self) -> None:
+        """Count what was applied towards popularity."""
         for events in self._applied:
             self._champion.count(events)
+
+    def finish(self, deliveries: dict[int, Delivery]) -> None:
+        """Refresh also who is left. A replayed event's user is: the list may never have left."""
         self._note(np.flatnonzero(self._pending))
         if not self._views:
             return

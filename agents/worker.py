@@ -21,6 +21,7 @@ from streamer.core.events import EventDecoder
 from streamer.core.interests import Decay
 from streamer.core.partitioner import Partitioner
 from streamer.core.popularity import Popularity
+from streamer.core.put_off import PutOff
 from streamer.core.state_records import is_head_key, user_of_key
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
@@ -146,6 +147,8 @@ class Worker:
             store.reader,
             self.texts,
             recommend,
+            topic=s.topic("events"),
+            put_off=PutOff(0 if recommend.per_event else s.max_staleness_s, 5 * s.max_batch_events),
         )
         changelog = Changelog(
             self.table.changelog_topic.get_topic_name(),
@@ -172,6 +175,7 @@ class Worker:
             dead_letter_topic=self.settings.topic("dead-letters"),
             depth=self.settings.pipeline_depth,
             max_batch_records=self.settings.max_batch_events,
+            batch_wait_s=self.settings.batch_wait_ms / 1000,
             **table,
         )
 
@@ -216,9 +220,7 @@ class Worker:
         """Send the outputs of these table keys again: a zombie's older ones went out after ours."""
         users = sorted({user_of_key(key) for key in keys if is_head_key(key)})
         loop = asyncio.get_running_loop()
-        delivery = await loop.run_in_executor(
-            self.executor, self.ingest.refresh, self.settings.topic("events"), partition, users
-        )
+        delivery = await loop.run_in_executor(self.executor, self.ingest.refresh, partition, users)
         for topic, records in delivery.outputs.items():
             await self.app.batch_producer.send(topic, partition, records)
 

@@ -84,6 +84,12 @@ class Settings:
 
     # How it works
     max_batch_events: int = field(default=2000, metadata=_by(values.whole(1, 100_000)))
+    batch_wait_ms: float = field(default=0.0, metadata=_by(values.number(0, 1000)))
+    """How long runs of several partitions are gathered before one batch of at most `max_batch_events` is computed: fewer and
+    larger batches, for as much more latency."""
+    max_staleness_s: float = field(default=0.0, metadata=_by(values.number(0, 60)))
+    """While a worker lags, refreshes may be put off for this long, so that a user's next events need no list of their own; 0 =
+    every touched user of every batch is refreshed. State is never put off. With refresh=event it has no effect."""
     max_wait_ms: float = field(default=5.0, metadata=_by(values.number(0, 1000)))
     """How long the text encoder gathers texts for one run."""
     pipeline_depth: int = field(default=2, metadata=_by(values.whole(1, 64)))

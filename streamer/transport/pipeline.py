@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -38,6 +40,8 @@ class Delivery:
     outputs: dict[str, list[Pair]] = field(default_factory=dict)
     """Records per topic; they go to the partition that the run came from."""
     dead_letters: list[Outgoing] = field(default_factory=list)
+    put_off: bool = False
+    """Some outputs of its runs are to come with a later delivery of the partition: until then the runs are not done."""
     on_published: Callable[[], None] | None = None
 
     def changes(self) -> dict[bytes, bytes]:
@@ -55,8 +59,19 @@ class Processor(Protocol[P]):
         """Decode a run (and fetch what else it needs); runs of other partitions go on meanwhile."""
         ...
 
-    def compute(self, work: dict[int, list[P]]) -> dict[int, Delivery]:
-        """partition → its prepared runs in order; called in the executor, one call at a time."""
+    def compute(self, work: dict[int, list[P]], lagging: bool) -> dict[int, Delivery]:
+        """partition → its prepared runs in order; called in the executor, one call at a time.
+
+        While `lagging`, outputs may be put off; a call without work, at `due_at_s`, makes up for them.
+        """
+        ...
+
+    def due_at_s(self) -> float | None:
+        """When outputs that were put off will be due (monotonic seconds); None while there are none."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what was put off: its runs will be replayed."""
         ...
 
 
@@ -88,15 +103,20 @@ class Pipeline(Generic[P]):
         dead_letter_topic: str,
         depth: int = 2,
         max_batch_records: int = 2000,
+        batch_wait_s: float = 0.0,
         store: BatchStore | None = None,
         changelog: Changelog | None = None,
     ) -> None:
+        self._batch_wait_s = batch_wait_s
         self._processor, self._producer, self._executor, self._die = processor, producer, executor, die
         self._dead_letter_topic, self._depth, self._max_records = dead_letter_topic, depth, max_batch_records
         self._store, self._changelog = store, changelog
         self._consumer: BatchConsumer | None = None
         self._waiting: collections.deque[Waiting[P]] = collections.deque()
         self._stages: dict[TP, list[Stage]] = collections.defaultdict(list)
+        self._latest: dict[TP, Run] = {}
+        self._unfinished: dict[TP, list[Run]] = collections.defaultdict(list)
+        """Runs of which everything but some outputs has left."""
         self._changed = asyncio.Event()
         self._computing = asyncio.Lock()
 
@@ -130,15 +150,35 @@ class Pipeline(Generic[P]):
         """Compute batches as long as the worker lives; a failure ends the worker, nothing acknowledged."""
         try:
             while True:
-                await self._until(lambda: bool(self._eligible()))
+                await self._until(lambda: bool(self._eligible()) or self._due())
+                if self._batch_wait_s:
+                    await self._gather()
                 async with self._computing:
                     batch = self._take()
-                    if batch:
+                    if batch or self._due():
                         await self._compute(batch)
         except asyncio.CancelledError:
             raise
         except Exception as exc:
             self._die(exc)
+
+    async def _gather(self) -> None:
+        """Let more runs come, until a batch is full."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._batch_wait_s):
+                await self._until(lambda: self._waiting_records() >= self._max_records)
+
+    def _due(self) -> bool:
+        """Whether outputs that were put off must leave now (if nothing else wakes us, a timer does)."""
+        due_at_s = self._processor.due_at_s()
+        if due_at_s is None or any(len(self._stages[tp]) >= self._depth for tp in self._latest):
+            return False
+        return due_at_s <= time.monotonic()
+
+    @property
+    def _lagging(self) -> bool:
+        """Half a batch is waiting behind the one that is taken: events come faster than their users can be refreshed."""
+        return 2 * self._waiting_records() >= self._max_records
 
     def _eligible(self) -> list[Waiting[P]]:
         """Waiting runs that may be computed now: prepared, in order, partition not too far ahead, within the size."""
@@ -170,24 +210,39 @@ class Pipeline(Generic[P]):
         return batch
 
     async def _compute(self, batch: dict[TP, list[Waiting[P]]]) -> None:
+        topics = {tp.partition: tp for tp in [*self._latest, *batch]}
         work = {tp.partition: [w.prepared.result() for w in waiting] for tp, waiting in batch.items()}
-        loop = asyncio.get_running_loop()
-        deliveries = await loop.run_in_executor(self._executor, self._processor.compute, work)
         for tp, waiting in batch.items():
-            delivery, stages = deliveries[tp.partition], self._stages[tp]
+            self._latest[tp] = waiting[-1].run
+        loop = asyncio.get_running_loop()
+        compute = self._processor.compute
+        deliveries = await loop.run_in_executor(self._executor, compute, work, self._lagging)
+        for partition, delivery in deliveries.items():
+            tp = topics[partition]
+            waiting, stages = batch.get(tp, []), self._stages[tp]
             stage = Stage(loop.create_future(), loop.create_future(), delivery.changes())
             if self._store is not None:
-                self._store.stage(tp.partition, stage.changes)
+                self._store.stage(partition, stage.changes)
             previous = stages[-1] if stages else None
             stages.append(stage)
-            stage.task = asyncio.ensure_future(self._finish(tp, waiting, delivery, stage, previous))
+            last = self._latest[tp]
+            stage.task = asyncio.ensure_future(self._finish(last, waiting, delivery, stage, previous))
+        due_at_s = self._processor.due_at_s()
+        if due_at_s is not None:
+            loop.call_later(max(0.0, due_at_s - time.monotonic()), self._wake)
         self._wake()
 
     # ------------------------------------------------------------------ out
     async def _finish(
-        self, tp: TP, waiting: list[Waiting[P]], delivery: Delivery, stage: Stage, previous: Stage | None
+        self,
+        last: Run,
+        waiting: list[Waiting[P]],
+        delivery: Delivery,
+        stage: Stage,
+        previous: Stage | None,
     ) -> None:
-        consumer, last = self._consumer, waiting[-1].run
+        """`last`: the latest run of the partition, also where this part of the batch has none (`waiting` is empty)."""
+        consumer, tp = self._consumer, last.tp
         assert consumer is not None
         try:
             if previous is not None and not await asyncio.shield(previous.logged):
@@ -198,8 +253,7 @@ class Pipeline(Generic[P]):
             if previous is not None and not await asyncio.shield(previous.published):
                 raise LostOwnership(f"{tp.topic}/{tp.partition}: the run before was given up")
             await self._publish(tp, delivery)
-            for w in waiting:
-                consumer.complete(w.run)
+            self._complete(consumer, tp, waiting, delivery.put_off)
             stage.published.set_result(True)
             if delivery.on_published is not None:
                 delivery.on_published()
@@ -209,6 +263,15 @@ class Pipeline(Generic[P]):
             self._die(exc)
         finally:
             self._leave(tp, waiting, stage)
+
+    def _complete(self, consumer: BatchConsumer, tp: TP, waiting: list[Waiting[P]], put_off: bool) -> None:
+        # Without their records: what is only to be marked as done must not fill the memory.
+        unfinished = self._unfinished[tp]
+        unfinished += [Run(w.run.tp, [], w.run.lane, w.run.span) for w in waiting]
+        if not put_off:
+            for run in unfinished:
+                consumer.complete(run)
+            unfinished.clear()
 
     async def _log(
         self, consumer: BatchConsumer, last: Run, delivery: Delivery, changes: dict[bytes, bytes]
@@ -279,12 +342,14 @@ class Pipeline(Generic[P]):
         """
         self._drop_waiting()
         async with self._computing:
-            pass
+            self._processor.forget()
+            self._latest.clear()
         tasks = self._tasks()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         self._stages.clear()
+        self._unfinished.clear()
         self._wake()
         return bool(tasks)

@@ -38,11 +38,11 @@ def freeze(after: int) -> None:
 def raise_in_batch(number: int) -> None:
     compute, seen = Ingest.compute, [0]
 
-    def failing(self: Ingest, work: Any) -> Any:
+    def failing(self: Ingest, work: Any, lagging: bool = False) -> Any:
         seen[0] += 1
         if seen[0] == number:
             raise RuntimeError("injected")
-        return compute(self, work)
+        return compute(self, work, lagging)
 
     Ingest.compute = failing  # type: ignore[method-assign]
 
