@@ -109,7 +109,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class BatchConsumer(driver.Consumer):
-    """Faust's consumer, with runs for `app.batch_topics`; the others are changelogs, of which recovery gets the record batches."""
+    """Faust's consumer, with runs for `app.batch_topics`; the others are changelogs, and recovery gets their batches."""
 
     app: BatchApp
     _thread: BatchConsumerThread

@@ -132,7 +132,11 @@ class RunRecovery(Recovery):
             log.info("recovered %d records, %.1f MB, in %.2f s", tally.records, tally.size / 1e6, seconds)
             self._set_recovery_ended()
             self.signal_recovery_end.set()
-        if not self.in_recovery and not self.tables.standbys_ready and not self.standby_remaining_total():
+        if self.in_recovery or self.tables.standbys_ready:
+            return
+        if all(
+            left <= 0 for left in self.standby_remaining().values()
+        ):  # some may be past where their log ended
             self.tables.on_standbys_ready()
 
     async def nothing_fetched(self) -> None:

@@ -171,12 +171,8 @@ class BatchStore(FaustRocksStore):
         found = self._ceilings.get(partition)
         if found is None:
             db = self._db_for_partition(partition)
-            stored = db.get(CEILING_KEY)
-            if stored is not None:
-                found = int(stored)
-            else:
-                found = EMPTY if db.get(self.offset_key) is None else UNKNOWN
-            self._ceilings[partition] = found
+            default = EMPTY if db.get(self.offset_key) is None else UNKNOWN
+            found = self._ceilings[partition] = int(db.get(CEILING_KEY) or default)
         return found
 
     def forget_replays(self) -> None:
