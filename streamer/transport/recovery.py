@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,29 +108,36 @@ class RunRecovery(Recovery):
 
     def _apply(self, tp: TP, batches: Sequence[LogBatch], offsets: Any, end: int | None) -> None:
         seen: int = -1 if offsets[tp] is None else offsets[tp]
+        last = math.inf if end is None else end
         keys: list[bytes] = []
         values: list[bytes | None] = []
         for batch in batches:
-            for record in batch:
-                if record.offset > seen and (end is None or record.offset <= end):
-                    keys.append(record.key)
-                    values.append(record.value)
+            records = list(batch)
+            if records and not seen < records[0].offset <= records[-1].offset <= last:
+                records = [record for record in records if seen < record.offset <= last]
+            keys += [record.key for record in records]
+            values += [record.value for record in records]
             seen = max(seen, batch.next_offset - 1)
         if end is not None:
             seen = min(seen, end)
-        store = self.tp_to_table[tp].data
-        assert isinstance(store, BatchStore)
-        store.replay(tp.partition, keys, values, seen)
+        self._store(tp).replay(tp.partition, keys, values, seen, bulk=end is not None)
         offsets[tp] = seen
         self._last_flush_at = time.monotonic()
         self._tally.records += len(keys)
-        self._tally.size += sum(map(len, keys)) + sum([len(value) for value in values if value is not None])
+        self._tally.size += sum(map(len, keys)) + sum(map(len, filter(None, values)))
+
+    def _store(self, tp: TP) -> BatchStore:
+        store = self.tp_to_table[tp].data
+        assert isinstance(store, BatchStore)
+        return store
 
     def _maybe_done(self) -> None:
         """Say so when the actives, or the standbys, have read all that they must."""
         if self.in_recovery and not self.need_recovery():
             tally, seconds = self._tally, time.monotonic() - self._tally.started
             log.info("recovered %d records, %.1f MB, in %.2f s", tally.records, tally.size / 1e6, seconds)
+            for tp in self.active_tps:
+                self._store(tp).end_replay(tp.partition)
             self._set_recovery_ended()
             self.signal_recovery_end.set()
         if self.in_recovery or self.tables.standbys_ready:

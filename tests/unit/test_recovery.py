@@ -139,7 +139,8 @@ class Partition:
         self.fatal: list[BaseException] = []
         self.position: int | None = None
         store: Any = BatchStore.__new__(BatchStore)
-        store.replay = lambda partition, keys, values, offset: self.runs.append((keys, offset))
+        store.replay = lambda partition, keys, values, offset, bulk: self.runs.append((keys, offset))
+        store.end_replay = lambda partition: None
         recovery: Any = RunRecovery.__new__(RunRecovery)
         recovery.app = SimpleNamespace(die=self.fatal.append, consumer=SimpleNamespace(position=self.ask))
         recovery.tables = SimpleNamespace(standbys_ready=False, on_standbys_ready=self.ready)
@@ -228,7 +229,7 @@ def test_an_error_while_replaying_ends_the_worker() -> None:
     """Faust's recovery would log it and go on with a hole in the table."""
     part = Partition()
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **options: Any) -> None:
         raise StateError("damaged")
 
     part.store.replay = fail
