@@ -16,14 +16,17 @@ import asyncio
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from benchmarks import figures
 from benchmarks.child import Child
 from benchmarks.figures import Figure, Result
 from benchmarks.memory import folder_bytes
 from benchmarks.stage import PARTITIONS, Stage
-from benchmarks.states import LIVED, Pair, lived, records, user_name
+from benchmarks.states import END_MS, LIVED, Pair, lived, records, user_name
 from benchmarks.workloads import ITEMS
 from streamer.core.partitioner import Partitioner
 from streamer.serving.artefact import read_manifest
@@ -43,6 +46,7 @@ PATIENCE_S = 900.0
 GOAL_RATIO, GOAL_MB_PER_S, GOAL_RSS_MB = 10.0, 60.0, 600.0
 MANY_USERS = 1_000_000
 RECOVERED = re.compile(r"recovered (\d+) records, ([\d.]+) MB, in ([\d.]+) s")
+COMPLETE = "nothing is missing any more"
 READ = re.compile(r"read (\d+) records in ([\d.]+) s")
 
 
@@ -76,12 +80,26 @@ class Log:
         await producer.stop()
 
 
+def events(users: int, first: int) -> Iterator[Pair]:
+    """EVENTS events of users in the table, later than all that these have seen."""
+    for number in range(first, first + EVENTS):
+        user = user_name(number * 997 % users)
+        event = {
+            "event_id": f"recovery-{number}",
+            "user_id": user.decode(),
+            "type": "view",
+            "timestamp_ms": END_MS + number,
+            "item_id": f"i{number % ITEMS}",
+        }
+        yield user, msgspec.json.encode(event)
+
+
 class Comeback:
     """One start of a Headwater worker."""
 
-    def __init__(self, stage: Stage, first: int) -> None:
+    def __init__(self, stage: Stage, users: int, first: int) -> None:
         """first: number of the first of the events that wait for the worker."""
-        stage.send("events", stage.workload.events(EVENTS, first))
+        stage.send("events", events(users, first))
         before = stage.log_end("recommendations")
         started = time.monotonic()
         child = stage.headwater(GROUP, f"{GROUP}-{first}", skip=())
@@ -131,7 +149,7 @@ def faust_records_per_s(stage: Stage, name: str) -> float:
         return bool(seen) and seen[-1][1] > FAUST_S
 
     try:
-        child.wait(lambda: child.said("done") or enough(), "Faust's recovery", PATIENCE_S)
+        child.wait(lambda: child.said(COMPLETE) or enough(), "Faust's recovery", PATIENCE_S)
         (first, began), (last, ended) = read()[0], read()[-1]
         child.stop()
     finally:
@@ -150,12 +168,12 @@ def measure(users: int = USERS, *, quick: bool = False) -> Result:
         log.write(range(users), -2 * users)
         for number in range(rounds):
             shutil.rmtree(stage.folder / GROUP, ignore_errors=True)
-            cold.append(Comeback(stage, 2 * number * EVENTS))
+            cold.append(Comeback(stage, users, 2 * number * EVENTS))
             if cold[-1].records < log.records:
                 raise RuntimeError(f"{cold[-1].records} of {log.records} records were recovered")
             later = users // LATER
             log.write(range(later), -users + number * later)
-            warm.append(Comeback(stage, (2 * number + 1) * EVENTS))
+            warm.append(Comeback(stage, users, (2 * number + 1) * EVENTS))
             faust.append(faust_records_per_s(stage, f"faust-{number}"))
             print(
                 f"headwater {cold[-1].records / cold[-1].seconds:,.0f} records/s, first after "

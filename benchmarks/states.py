@@ -22,6 +22,8 @@ EVENTS_EACH = 140
 """More than the window holds, so that segments have fallen out of it and there are seen chunks."""
 LIVED = 2000
 MINUTE_MS, START_MS = 60_000, 1_700_000_000_000
+APART_MS = 10 * MINUTE_MS
+END_MS = START_MS + EVENTS_EACH * APART_MS
 SCATTER = 6_180_339_887
 """Coprime to 10^10."""
 _APPLIED = struct.Struct("<q")
@@ -53,7 +55,7 @@ def lived(n: int, hidden: int, items: int, seed: int = 0) -> list[list[Pair]]:
             EventColumns(
                 user=rows,
                 offset=np.full(n, turn),
-                time=START_MS + turn * 10 * MINUTE_MS + rng.integers(MINUTE_MS, size=n),
+                time=START_MS + turn * APART_MS + rng.integers(MINUTE_MS, size=n),
                 type=kind,
                 value=np.where(kind == codes[2], rng.integers(1, 6, size=n), 0).astype(np.float32),
                 item=catalogue[item],

@@ -15,6 +15,7 @@ from typing import Any
 import faust
 
 EVERY_S = 0.5
+COMPLETE = "nothing is missing any more"
 
 app = faust.App(
     os.environ["PLAIN_GROUP"],
@@ -62,7 +63,7 @@ async def watch() -> None:
         left = recovery.active_remaining_total()
         print(f"read {total - left} records in {time.monotonic() - started:.3f} s", flush=True)
         if left <= 0:
-            print("done", flush=True)
+            print(COMPLETE, flush=True)
             return
         await asyncio.sleep(EVERY_S)
 
