@@ -81,9 +81,9 @@ class Log:
 
 
 def events(users: int, first: int) -> Iterator[Pair]:
-    """EVENTS events of users in the table, later than all that these have seen."""
+    """EVENTS events of users in the table (of those without newer records), later than all that these have seen."""
     for number in range(first, first + EVENTS):
-        user = user_name(number * 997 % users)
+        user = user_name(users // 2 + number * 997 % (users // 2))
         event = {
             "event_id": f"recovery-{number}",
             "user_id": user.decode(),
