@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.errors import IllegalStateError
 from faust.tables import TableManager
 from faust.tables.recovery import Recovery
 from faust.types import TP
@@ -29,6 +30,8 @@ from streamer.transport.state_store import BatchStore
 
 if TYPE_CHECKING:
     from streamer.transport.app import BatchApp
+
+PROGRESS_S = 10.0
 
 log = logging.getLogger("headwater.recovery")
 
@@ -51,10 +54,17 @@ class Latch(asyncio.Event):
 class Tally:
     """What one recovery has read."""
 
-    started: float
+    began_s: float
+    said_s: float
+    """When its progress was last logged."""
     records: int = 0
     size: int = 0
     """Bytes of keys and values."""
+
+    @classmethod
+    def begin(cls) -> Tally:
+        now_s = time.monotonic()
+        return cls(now_s, now_s)
 
 
 class RunRecovery(Recovery):
@@ -63,13 +73,13 @@ class RunRecovery(Recovery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._signal_recovery_end = Latch()
-        self._tally = Tally(time.monotonic())
+        self._tally = Tally.begin()
         self._sought: set[TP] = set()
         """Changelog partitions that are read from where their table ends; not so before their seek in this generation."""
 
     def _set_recovery_started(self) -> None:
         super()._set_recovery_started()
-        self._tally = Tally(time.monotonic())
+        self._tally = Tally.begin()
         if isinstance(self._signal_recovery_end, Latch):
             self._signal_recovery_end.rearm()
 
@@ -122,9 +132,14 @@ class RunRecovery(Recovery):
             seen = min(seen, end)
         self._store(tp).replay(tp.partition, keys, values, seen, bulk=end is not None)
         offsets[tp] = seen
-        self._last_flush_at = time.monotonic()
-        self._tally.records += len(keys)
-        self._tally.size += sum(map(len, keys)) + sum(map(len, filter(None, values)))
+        now_s = self._last_flush_at = time.monotonic()
+        if end is not None:
+            self._tally.records += len(keys)
+            self._tally.size += sum(map(len, keys)) + sum(map(len, filter(None, values)))
+            if now_s - self._tally.said_s > PROGRESS_S:
+                self._tally.said_s = now_s
+                left = self.active_remaining_total()
+                log.info("recovering: %d records read, about %d to come", self._tally.records, left)
 
     def _store(self, tp: TP) -> BatchStore:
         store = self.tp_to_table[tp].data
@@ -134,7 +149,7 @@ class RunRecovery(Recovery):
     def _maybe_done(self) -> None:
         """Say so when the actives, or the standbys, have read all that they must."""
         if self.in_recovery and not self.need_recovery():
-            tally, seconds = self._tally, time.monotonic() - self._tally.started
+            tally, seconds = self._tally, time.monotonic() - self._tally.began_s
             log.info("recovered %d records, %.1f MB, in %.2f s", tally.records, tally.size / 1e6, seconds)
             for tp in self.active_tps:
                 self._store(tp).end_replay(tp.partition)
@@ -142,16 +157,18 @@ class RunRecovery(Recovery):
             self.signal_recovery_end.set()
         if self.in_recovery or self.tables.standbys_ready:
             return
-        if all(
-            left <= 0 for left in self.standby_remaining().values()
-        ):  # some may be past where their log ended
+        # Not Faust's sum of what is missing: a standby past the end that its log had counts against the others.
+        if all(left <= 0 for left in self.standby_remaining().values()):
             self.tables.on_standbys_ready()
 
     async def nothing_fetched(self) -> None:
         """The consumer had nothing, and all that it had before is applied: where the log ends in holes, this is its end."""
         for tp, left in self.active_remaining().items() if self.in_recovery else ():
             if left > 0 and tp in self._sought:
-                position = await self.app.consumer.position(tp)
+                try:
+                    position = await self.app.consumer.position(tp)
+                except IllegalStateError:  # revoked meanwhile
+                    return
                 if tp not in self._sought:  # a rebalance meanwhile
                     return
                 if position is not None and position > self.active_highwaters[tp]:
@@ -159,7 +176,6 @@ class RunRecovery(Recovery):
         self._maybe_done()
 
     # ------------------------------------------------------------------ the order
-
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
         """As Faust's, but: seek before resume, errors of callbacks raised, a flowing standby's queue left alone."""
         app, consumer = self.app, self.app.consumer

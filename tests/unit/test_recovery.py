@@ -154,7 +154,7 @@ class Partition:
             setattr(recovery, f"{name}_highwaters", collections.Counter({CHANGELOG: end} if here else {}))
         recovery.in_recovery, recovery._sought = not standby, {CHANGELOG}
         recovery._active_events_received_at = {}
-        recovery._tally = Tally(0.0)
+        recovery._tally = Tally.begin()
         recovery._signal_recovery_end = Latch()
         recovery._set_recovery_ended = self.ended
         self.recovery, self.store = recovery, store
