@@ -56,10 +56,43 @@ class Replay:
 
         A tombstone carries no offset, so it always wins. Raises StateError or UnknownSchema for a value that is no record.
         """
+        offsets = applied_offsets(values)
+        replayed = self._absorb_new(keys, values, offsets) or self._absorb_each(keys, values, offsets, read)
+        if len(offsets):
+            self._latest_ceiling = max(self._latest_ceiling, int(offsets.max()))
+            self.ceiling = max(self.ceiling, self._latest_ceiling)
+        if len(self._latest) > REMEMBERED_KEYS:
+            self._settled = max(self._settled, self._before_ceiling)
+            self._before, self._before_ceiling = self._latest, self._latest_ceiling
+            self._latest, self._latest_ceiling = {}, EMPTY
+        return replayed
+
+    def _absorb_new(
+        self, keys: Sequence[bytes], values: Sequence[bytes | None], offsets: NDArray[np.int64]
+    ) -> Replayed | None:
+        """The usual run, without a loop: keys that are remembered of no run, each once, and nothing older than what is stored."""
+        changes = dict(zip(keys, values, strict=True))
+        if (
+            len(changes) == len(keys)
+            and len(offsets)
+            and offsets.min() >= self._settled
+            and self._latest.keys().isdisjoint(keys)
+            and self._before.keys().isdisjoint(keys)
+        ):
+            self._latest.update(zip(keys, offsets.tolist(), strict=True))
+            return Replayed(changes, set())
+        return None
+
+    def _absorb_each(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes | None],
+        offsets: NDArray[np.int64],
+        read: Callable[[bytes], bytes | None],
+    ) -> Replayed:
         changes: dict[bytes, bytes | None] = {}
         regressed: set[bytes] = set()
         latest, before, settled = self._latest, self._before, self._settled
-        offsets = applied_offsets(values)
         for key, value, offset in zip(keys, values, offsets.tolist(), strict=True):
             have = latest.get(key)
             if have is None:
@@ -72,15 +105,7 @@ class Replay:
             else:
                 latest[key] = offset
                 changes[key] = value
-                if regressed:
-                    regressed.discard(key)
-        if len(offsets):
-            self._latest_ceiling = max(self._latest_ceiling, int(offsets.max()))
-            self.ceiling = max(self.ceiling, self._latest_ceiling)
-        if len(latest) > REMEMBERED_KEYS:
-            self._settled = max(settled, self._before_ceiling)
-            self._before, self._before_ceiling = latest, self._latest_ceiling
-            self._latest, self._latest_ceiling = {}, EMPTY
+                regressed.discard(key)
         return Replayed(changes, regressed)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 
+FETCH_BYTES = 16 << 20
+"""Of all partitions together in one fetch; one is worked on while the next is read."""
 FETCH_WAIT_MS = 200
 """How long the broker may hold an empty fetch (Faust: 1.5 s). A seek waits for the fetch before it, at every rebalance."""
 SESSION_SHARE = 0.7
@@ -71,9 +73,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         before = {tp: self._position(tp) for tp in changelogs}
         try:
             records = await super()._fetch_records(*args, **kwargs)
-        except (
-            UnicodeDecodeError
-        ):  # a header key; what the fetch had read of events shows as a hole and is fetched again
+        except UnicodeDecodeError:  # a header key; of events the hole shows, and is fetched again
             tolerate()
             for tp, position in before.items():
                 if position is not None and position != self._position(tp):
@@ -94,6 +94,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher = self._ensure_consumer()._fetcher
         fetcher._records = FetchedByBatch(consumer._is_changelog_tp)
         fetcher._fetch_max_wait_ms = FETCH_WAIT_MS
+        fetcher._fetch_max_bytes = FETCH_BYTES
         # aiokafka keeps the time of the last good heartbeat in a local variable, hence this one wrap of an instance.
         coordinator = self._ensure_consumer()._coordinator
         beat = cast(Callable[[], Awaitable[bool]], coordinator._do_heartbeat)
@@ -109,7 +110,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class BatchConsumer(driver.Consumer):
-    """Faust's consumer, with runs for `app.batch_topics`; the others are changelogs, of which recovery gets the record batches."""
+    """Faust's consumer, with runs for `app.batch_topics`; the others are changelogs, and recovery gets their batches."""
 
     app: BatchApp
     _thread: BatchConsumerThread

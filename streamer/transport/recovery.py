@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.errors import IllegalStateError
 from faust.tables import TableManager
 from faust.tables.recovery import Recovery
 from faust.types import TP
@@ -28,6 +30,8 @@ from streamer.transport.state_store import BatchStore
 
 if TYPE_CHECKING:
     from streamer.transport.app import BatchApp
+
+PROGRESS_S = 10.0
 
 log = logging.getLogger("headwater.recovery")
 
@@ -50,10 +54,17 @@ class Latch(asyncio.Event):
 class Tally:
     """What one recovery has read."""
 
-    started: float
+    began_s: float
+    said_s: float
+    """When its progress was last logged."""
     records: int = 0
     size: int = 0
     """Bytes of keys and values."""
+
+    @classmethod
+    def begin(cls) -> Tally:
+        now_s = time.monotonic()
+        return cls(now_s, now_s)
 
 
 class RunRecovery(Recovery):
@@ -62,13 +73,13 @@ class RunRecovery(Recovery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._signal_recovery_end = Latch()
-        self._tally = Tally(time.monotonic())
+        self._tally = Tally.begin()
         self._sought: set[TP] = set()
         """Changelog partitions that are read from where their table ends; not so before their seek in this generation."""
 
     def _set_recovery_started(self) -> None:
         super()._set_recovery_started()
-        self._tally = Tally(time.monotonic())
+        self._tally = Tally.begin()
         if isinstance(self._signal_recovery_end, Latch):
             self._signal_recovery_end.rearm()
 
@@ -107,39 +118,57 @@ class RunRecovery(Recovery):
 
     def _apply(self, tp: TP, batches: Sequence[LogBatch], offsets: Any, end: int | None) -> None:
         seen: int = -1 if offsets[tp] is None else offsets[tp]
+        last = math.inf if end is None else end
         keys: list[bytes] = []
         values: list[bytes | None] = []
         for batch in batches:
-            for record in batch:
-                if record.offset > seen and (end is None or record.offset <= end):
-                    keys.append(record.key)
-                    values.append(record.value)
+            records = list(batch)
+            if records and not seen < records[0].offset <= records[-1].offset <= last:
+                records = [record for record in records if seen < record.offset <= last]
+            keys += [record.key for record in records]
+            values += [record.value for record in records]
             seen = max(seen, batch.next_offset - 1)
         if end is not None:
             seen = min(seen, end)
+        self._store(tp).replay(tp.partition, keys, values, seen, bulk=end is not None)
+        offsets[tp] = seen
+        now_s = self._last_flush_at = time.monotonic()
+        if end is not None:
+            self._tally.records += len(keys)
+            self._tally.size += sum(map(len, keys)) + sum(map(len, filter(None, values)))
+            if now_s - self._tally.said_s > PROGRESS_S:
+                self._tally.said_s = now_s
+                left = self.active_remaining_total()
+                log.info("recovering: %d records read, about %d to come", self._tally.records, left)
+
+    def _store(self, tp: TP) -> BatchStore:
         store = self.tp_to_table[tp].data
         assert isinstance(store, BatchStore)
-        store.replay(tp.partition, keys, values, seen)
-        offsets[tp] = seen
-        self._last_flush_at = time.monotonic()
-        self._tally.records += len(keys)
-        self._tally.size += sum(map(len, keys)) + sum([len(value) for value in values if value is not None])
+        return store
 
     def _maybe_done(self) -> None:
         """Say so when the actives, or the standbys, have read all that they must."""
         if self.in_recovery and not self.need_recovery():
-            tally, seconds = self._tally, time.monotonic() - self._tally.started
+            tally, seconds = self._tally, time.monotonic() - self._tally.began_s
             log.info("recovered %d records, %.1f MB, in %.2f s", tally.records, tally.size / 1e6, seconds)
+            for tp in self.active_tps:
+                self._store(tp).end_replay(tp.partition)
             self._set_recovery_ended()
             self.signal_recovery_end.set()
-        if not self.in_recovery and not self.tables.standbys_ready and not self.standby_remaining_total():
+        if self.in_recovery or self.tables.standbys_ready:
+            return
+        # Not Faust's sum of what is missing: a standby past the end that its log had counts against the others.
+        if all(left <= 0 for left in self.standby_remaining().values()):
             self.tables.on_standbys_ready()
 
     async def nothing_fetched(self) -> None:
         """The consumer had nothing, and all that it had before is applied: where the log ends in holes, this is its end."""
         for tp, left in self.active_remaining().items() if self.in_recovery else ():
             if left > 0 and tp in self._sought:
-                position = await self.app.consumer.position(tp)
+                try:
+                    position = await self.app.consumer.position(tp)
+                except IllegalStateError:  # revoked meanwhile
+                    return
                 if tp not in self._sought:  # a rebalance meanwhile
                     return
                 if position is not None and position > self.active_highwaters[tp]:
@@ -147,7 +176,6 @@ class RunRecovery(Recovery):
         self._maybe_done()
 
     # ------------------------------------------------------------------ the order
-
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
         """As Faust's, but: seek before resume, errors of callbacks raised, a flowing standby's queue left alone."""
         app, consumer = self.app, self.app.consumer

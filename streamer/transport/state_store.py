@@ -8,6 +8,7 @@ broker has acknowledged the same records in the changelog. Until then an in-memo
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 BLOCK_CACHE_BYTES = 64 << 20
 """One block cache for all partitions (Faust's default is 2 GiB per partition database)."""
 MEMTABLE_BYTES = 8 << 20
+MEMTABLES_BYTES = 64 << 20
+"""Of all partitions together; above it RocksDB flushes sooner."""
 
 WRITE = rocksdict.WriteOptions()
 """Without RocksDB's own log: what a crash takes from the memory comes back out of the changelog, from the offset on that was
@@ -35,16 +38,30 @@ CEILING_KEY = b"__headwater\0ceiling__"
 """Stored with every write: the highest applied offset of the partition's records, so that replaying need not read them."""
 
 
-def database_options(cache: rocksdict.Cache) -> rocksdict.Options:
-    """RocksDB options of one partition database: small memtables, shared bounded block cache, point-lookup filter."""
+class Memory:
+    """What the partition databases of a process share: one block cache, and one bound for their memtables."""
+
+    def __init__(self) -> None:
+        self.blocks = rocksdict.Cache(BLOCK_CACHE_BYTES)
+        self.memtables = rocksdict.WriteBufferManager(MEMTABLES_BYTES, False)
+
+
+@functools.cache
+def shared_memory() -> Memory:
+    return Memory()
+
+
+def database_options(memory: Memory) -> rocksdict.Options:
+    """RocksDB options of one partition database: small memtables, compressed levels, point-lookup filter."""
     table = rocksdict.BlockBasedOptions()
-    table.set_block_cache(cache)
+    table.set_block_cache(memory.blocks)
     table.set_bloom_filter(10, block_based=False)
     table.set_cache_index_and_filter_blocks(True)
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_write_buffer_size(MEMTABLE_BYTES)
     options.set_max_write_buffer_number(2)
+    options.set_write_buffer_manager(memory.memtables)
     options.set_max_open_files(256)
     options.set_keep_log_file_num(2)
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
@@ -61,7 +78,6 @@ class BatchStore(FaustRocksStore):
     """Partition databases of one table."""
 
     app: BatchApp
-    _cache: rocksdict.Cache | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -71,16 +87,11 @@ class BatchStore(FaustRocksStore):
         """Per partition, keys whose last record in the changelog is not their newest (a zombie wrote it)."""
         self._ceilings: dict[int, int] = {}
         self._replays: dict[int, Replay] = {}
-
-    @classmethod
-    def cache(cls) -> rocksdict.Cache:
-        """The block cache of all partitions of the process."""
-        if BatchStore._cache is None:
-            BatchStore._cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
-        return BatchStore._cache
+        self._uncompacted: set[int] = set()
+        """Partitions whose compaction waits for the end of their replaying."""
 
     def _open_for_partition(self, partition: int) -> Any:
-        return rocksdict.Rdict(str(self.partition_path(partition)), database_options(self.cache()))
+        return rocksdict.Rdict(str(self.partition_path(partition)), database_options(shared_memory()))
 
     # ------------------------------------------------------------------ reading and staging
     def read(self, partition: int, key: bytes) -> bytes | None:
@@ -130,14 +141,21 @@ class BatchStore(FaustRocksStore):
         if changes:
             highest = int(applied_offsets(list(changes.values())).max())
             self._ceilings[partition] = max(self._ceiling(partition), highest)
-        self._replays.pop(partition, None)  # it remembers what was stored
+        self.end_replay(partition)
         self._write(partition, changes, changelog_offset)
 
     def replay(
-        self, partition: int, keys: Sequence[bytes], values: Sequence[bytes | None], changelog_offset: int
+        self,
+        partition: int,
+        keys: Sequence[bytes],
+        values: Sequence[bytes | None],
+        changelog_offset: int,
+        *,
+        bulk: bool = False,
     ) -> None:
         """Recovery and standby: a run of the changelog, up to `changelog_offset`, as one write (see core.replay).
 
+        bulk: much is to come and nobody reads yet, so RocksDB compacts after `end_replay`.
         A partition that is not open has been revoked: its late records are dropped. Raises StateError, UnknownSchema.
         """
         db = self._dbs.get(partition)
@@ -148,6 +166,7 @@ class BatchStore(FaustRocksStore):
             known = self._replays[partition] = Replay(self._ceiling(partition))
         changes, regressed = known.absorb(keys, values, db.get)
         self._ceilings[partition] = known.ceiling
+        self._defer_compaction(partition, bulk)
         self._write(partition, changes, changelog_offset)
         mine = self.regressed[partition]
         if mine:
@@ -171,17 +190,20 @@ class BatchStore(FaustRocksStore):
         found = self._ceilings.get(partition)
         if found is None:
             db = self._db_for_partition(partition)
-            stored = db.get(CEILING_KEY)
-            if stored is not None:
-                found = int(stored)
-            else:
-                found = EMPTY if db.get(self.offset_key) is None else UNKNOWN
-            self._ceilings[partition] = found
+            default = EMPTY if db.get(self.offset_key) is None else UNKNOWN
+            found = self._ceilings[partition] = int(db.get(CEILING_KEY) or default)
         return found
 
-    def forget_replays(self) -> None:
-        """Free what replaying remembers of recent keys (after a recovery)."""
-        self._replays.clear()
+    def _defer_compaction(self, partition: int, defer: bool) -> None:
+        if (partition in self._uncompacted) != defer:
+            db = self._db_for_partition(partition)
+            db.set_options({"disable_auto_compactions": "true" if defer else "false"})
+            (self._uncompacted.add if defer else self._uncompacted.discard)(partition)
+
+    def end_replay(self, partition: int) -> None:
+        """Compact from now on, and forget the latest keys: another writer comes."""
+        self._replays.pop(partition, None)
+        self._defer_compaction(partition, False)
 
     # ------------------------------------------------------------------ partitions come and go
     def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
@@ -190,6 +212,7 @@ class BatchStore(FaustRocksStore):
                 db = self._dbs.pop(tp.partition, None)
                 self._ceilings.pop(tp.partition, None)
                 self._replays.pop(tp.partition, None)
+                self._uncompacted.discard(tp.partition)
                 if db is not None:
                     db.close()  # Faust waits for the garbage collector to drop the lock
 
@@ -199,6 +222,7 @@ class BatchStore(FaustRocksStore):
         self._dbs.clear()
         self._ceilings.clear()
         self._replays.clear()
+        self._uncompacted.clear()
 
     def sizes(self) -> list[tuple[int, int]]:
         """(bytes on disk and in memtables, records) of each open database; both are RocksDB's estimates."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +19,13 @@ from streamer.core.state_records import applied
 from streamer.errors import StateError, UnknownSchema
 from streamer.transport.app import BatchApp
 from streamer.transport.batch_producer import BatchProducer
-from streamer.transport.state_store import BLOCK_CACHE_BYTES, CEILING_KEY, BatchStore
+from streamer.transport.state_store import (
+    BLOCK_CACHE_BYTES,
+    CEILING_KEY,
+    MEMTABLES_BYTES,
+    BatchStore,
+    shared_memory,
+)
 
 P = 3
 
@@ -76,13 +85,17 @@ class MemoryStore:
 
 @pytest.fixture
 def app(tmp_path: Path) -> BatchApp:
+    return app_at(tmp_path)
+
+
+def app_at(folder: Path | str) -> BatchApp:
     return BatchApp(
         "contract",
         batch_topics=frozenset({"events"}),
         run_records=10,
         producer=BatchProducer(),
         broker="kafka://127.0.0.1:1",
-        datadir=str(tmp_path),
+        datadir=str(folder),
         topic_partitions=8,
     )
 
@@ -236,7 +249,8 @@ def test_one_block_cache_is_shared_by_all_partitions(rocks: BatchStore) -> None:
         rocks.write(partition, {b"h%d" % n: record(n, bytes(500)) for n in range(2000)}, 0)
         rocks._db_for_partition(partition).flush()
         assert rocks.read(partition, b"h7") is not None
-    assert 0 < BatchStore.cache().get_usage() <= BLOCK_CACHE_BYTES
+    assert 0 < shared_memory().blocks.get_usage() <= BLOCK_CACHE_BYTES
+    assert 0 < shared_memory().memtables.get_usage() < 1.5 * MEMTABLES_BYTES
 
 
 def test_a_write_in_another_thread_hides_no_value_from_readers(rocks: BatchStore) -> None:
@@ -262,3 +276,56 @@ def test_a_write_in_another_thread_hides_no_value_from_readers(rocks: BatchStore
         stop.set()
         looking.result()
     assert rocks.persisted_offset(TP("log", P)) == 399
+
+
+CRASH = """
+import os, sys
+sys.path[:0] = [{root!r}, {here!r}]
+import test_state_store as contract
+store = contract.app_at(sys.argv[1]).users_table("users", 8).data
+store._db_for_partition(contract.P)
+contract.replay(store, 0, (b"hu", contract.record(1)), (b"hv", contract.record(2)))
+if sys.argv[2] == "flushed":
+    store._db_for_partition(contract.P).flush()
+store.write(contract.P, {{b"hw": contract.record(3)}}, 2)
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("then", ["flushed", "not flushed"])
+def test_a_crash_leaves_the_table_as_it_was_at_its_offset(tmp_path: Path, then: str) -> None:
+    """Writes are in no log of RocksDB's: they may be missing, but with their offset, and then come back by replaying."""
+    here = Path(__file__).parent
+    program = CRASH.format(root=str(here.parents[1]), here=str(here))
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path), then], check=False)
+    assert done.returncode == 9
+    store = app_at(tmp_path).users_table("users", 8).data
+    assert isinstance(store, BatchStore)
+    log = [(b"hu", record(1)), (b"hv", record(2)), (b"hw", record(3))]
+    offset = store.persisted_offset(TP("log", P))
+    assert offset == (1 if then == "flushed" else None)
+    kept = 0 if offset is None else offset + 1
+    assert [store.read(P, key) for key, _ in log] == [value for _, value in log[:kept]] + [None] * (3 - kept)
+    replay(store, kept, *log[kept:])
+    assert [store.read(P, key) for key, _ in log] == [value for _, value in log]
+    for _, db in store.partitions():
+        db.close()
+
+
+def test_compaction_waits_until_the_replaying_ends(rocks: BatchStore) -> None:
+    db = rocks._db_for_partition(P)
+
+    def files(level: int) -> int:
+        return int(db.property_value(f"rocksdb.num-files-at-level{level}"))
+
+    for run in range(12):
+        keys = [b"h%d-%d" % (n, run) for n in range(50)]
+        rocks.replay(P, keys, [record(run, bytes(200))] * 50, run, bulk=True)
+        db.flush()
+    assert (files(0), files(1)) == (12, 0)
+    rocks.end_replay(P)
+    deadline = time.monotonic() + 30
+    while files(0) > 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert files(0) <= 4
+    assert rocks.read(P, b"h7-3") == record(3, bytes(200))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Any
 
@@ -46,7 +47,7 @@ def one_by_one(log: Log, table: dict[bytes, bytes]) -> set[bytes]:
 def in_runs(log: Log, cuts: list[int], table: dict[bytes, bytes], known: Replay) -> set[bytes]:
     regressed: set[bytes] = set()
     bounds = [0, *sorted(cut % (len(log) + 1) for cut in cuts), len(log)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         run = log[start:end]
         changes, fell = known.absorb([k for k, _ in run], [v for _, v in run], table.get)
         for key, value in changes.items():

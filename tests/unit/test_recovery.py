@@ -1,4 +1,7 @@
-"""The order of recovery: seek first, resume afterwards. (Rounds with real workers need not reveal a wrong order.)"""
+"""Recovery: seek first, resume afterwards; which records of the changelog count, and when the end is reached.
+
+Rounds with real workers need not reveal a wrong order.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ import pytest
 from faust.tables.recovery import Recovery
 from faust.types import TP
 
-from streamer.transport.recovery import Latch, RunRecovery
+from streamer.errors import StateError
+from streamer.transport.recovery import Latch, RunRecovery, Tally
+from streamer.transport.state_store import BatchStore
 
 EVENTS, CHANGELOG = TP("events", 0), TP("app-users-changelog", 0)
 
@@ -108,3 +113,139 @@ def test_the_end_of_a_recovery_is_not_lost(kind: type[asyncio.Event], kept: bool
     signal.set()
     signal.clear()
     assert signal.is_set() is kept
+
+
+# ---------------------------------------------------------------------- the records
+class Logged:
+    """A record of the changelog."""
+
+    def __init__(self, offset: int, key: bytes = b"hu", value: bytes | None = b"") -> None:
+        self.offset, self.key, self.value = offset, key, value
+
+
+class Batch(list[Logged]):
+    """A record batch of the changelog; `next_offset` may lie behind a hole."""
+
+    def __init__(self, *offsets: int, next_offset: int | None = None) -> None:
+        super().__init__(Logged(offset, b"h%d" % offset, b"%d" % offset) for offset in offsets)
+        self.next_offset = next_offset or (offsets[-1] + 1)
+
+
+class Partition:
+    """A recovery of one changelog partition over a store that notes its runs."""
+
+    def __init__(self, *, seen: int = -1, end: int = 9, standby: bool = False) -> None:
+        self.runs: list[tuple[list[bytes], int]] = []
+        self.fatal: list[BaseException] = []
+        self.position: int | None = None
+        store: Any = BatchStore.__new__(BatchStore)
+        store.replay = lambda partition, keys, values, offset, bulk: self.runs.append((keys, offset))
+        store.end_replay = lambda partition: None
+        recovery: Any = RunRecovery.__new__(RunRecovery)
+        recovery.app = SimpleNamespace(die=self.fatal.append, consumer=SimpleNamespace(position=self.ask))
+        recovery.tables = SimpleNamespace(standbys_ready=False, on_standbys_ready=self.ready)
+        recovery.tp_to_table = {CHANGELOG: SimpleNamespace(data=store)}
+        recovery.active_tps, recovery.standby_tps = set(), set()
+        (recovery.standby_tps if standby else recovery.active_tps).add(CHANGELOG)
+        kind = "standby" if standby else "active"
+        for name in ("active", "standby"):
+            here = name == kind
+            setattr(recovery, f"{name}_offsets", collections.Counter({CHANGELOG: seen} if here else {}))
+            setattr(recovery, f"{name}_highwaters", collections.Counter({CHANGELOG: end} if here else {}))
+        recovery.in_recovery, recovery._sought = not standby, {CHANGELOG}
+        recovery._active_events_received_at = {}
+        recovery._tally = Tally.begin()
+        recovery._signal_recovery_end = Latch()
+        recovery._set_recovery_ended = self.ended
+        self.recovery, self.store = recovery, store
+
+    async def ask(self, tp: Any) -> int | None:
+        return self.position
+
+    def ended(self) -> None:
+        self.recovery.in_recovery = False
+
+    def ready(self) -> None:
+        self.recovery.tables.standbys_ready = True
+
+    @property
+    def done(self) -> bool:
+        return bool(self.recovery._signal_recovery_end.is_set())
+
+
+def test_a_run_is_one_write_up_to_its_end() -> None:
+    part = Partition()
+    part.recovery.replay(CHANGELOG, [Batch(0, 1), Batch(3, next_offset=6)])
+    assert part.runs == [([b"h0", b"h1", b"h3"], 5)], "a hole behind the last record counts as read"
+    assert not part.done
+    part.recovery.replay(CHANGELOG, [Batch(6, 7, 8, 9)])
+    assert part.runs[-1] == ([b"h6", b"h7", b"h8", b"h9"], 9)
+    assert part.done
+
+
+def test_what_the_table_has_is_skipped() -> None:
+    """Faust seeks to the last offset that is stored, not behind it."""
+    part = Partition(seen=4)
+    part.recovery.replay(CHANGELOG, [Batch(3, 4, 5)])
+    assert part.runs == [([b"h5"], 5)]
+
+
+def test_an_active_partition_is_read_up_to_where_its_log_ended() -> None:
+    """What comes later is another writer's: for the contiguity check to judge, not to be taken in silently."""
+    part = Partition(end=4)
+    part.recovery.replay(CHANGELOG, [Batch(3, 4, 5), Batch(6)])
+    assert part.runs == [([b"h3", b"h4"], 4)]
+    assert part.done
+    part.recovery.replay(CHANGELOG, [Batch(7)])
+    assert len(part.runs) == 1
+
+
+def test_a_standby_is_read_on_and_becomes_ready_at_its_highwater() -> None:
+    part = Partition(end=4, standby=True)
+    part.recovery.replay(CHANGELOG, [Batch(0, 1)])
+    assert not part.recovery.tables.standbys_ready
+    part.recovery.replay(CHANGELOG, [Batch(2, 3, 4, 5)])
+    part.recovery.replay(CHANGELOG, [Batch(6)])
+    assert [offset for _, offset in part.runs] == [1, 5, 6]
+    assert part.recovery.tables.standbys_ready
+
+
+@pytest.mark.parametrize("standby", [False, True])
+def test_nothing_is_taken_before_the_seek_of_this_generation(standby: bool) -> None:
+    part = Partition(standby=standby)
+    part.recovery._sought.clear()
+    part.recovery.replay(CHANGELOG, [Batch(0, 1)])
+    assert not part.runs
+
+
+def test_nothing_is_taken_of_a_foreign_partition() -> None:
+    part = Partition()
+    part.recovery.replay(TP("app-users-changelog", 5), [Batch(0, 1)])
+    assert not part.runs
+    assert not part.fatal
+
+
+def test_an_error_while_replaying_ends_the_worker() -> None:
+    """Faust's recovery would log it and go on with a hole in the table."""
+    part = Partition()
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise StateError("damaged")
+
+    part.store.replay = fail
+    with pytest.raises(StateError):
+        part.recovery.replay(CHANGELOG, [Batch(0)])
+    assert len(part.fatal) == 1
+    assert not part.done
+
+
+def test_a_log_that_ends_in_a_hole_is_read_to_its_end() -> None:
+    part = Partition(end=9)
+    part.recovery.replay(CHANGELOG, [Batch(0, 1)])
+    part.position = 2
+    asyncio.run(part.recovery.nothing_fetched())
+    assert not part.done
+    part.position = 10
+    asyncio.run(part.recovery.nothing_fetched())
+    assert part.done
+    assert part.recovery.active_offsets[CHANGELOG] == 9
