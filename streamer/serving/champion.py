@@ -99,7 +99,7 @@ class Champion:
 
     def score(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
         with Timed("scorer"):
-            return self.model.score(state, self.catalogue.vectors, self.catalogue.bias, excluded, k)
+            return self.catalogue.top_k(state, excluded, k)
 
     def interests(self, state: F32) -> dict[str, F32]:
         with Timed("heads"):
