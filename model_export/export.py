@@ -20,7 +20,7 @@ import torch
 
 from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
-from model_export.onnx_export import OPSET, OneMethod, export_graph, write_graph
+from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_precision, write_graph
 from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
@@ -41,7 +41,7 @@ from streamer.serving.index import sample_states, spec_of
 from streamer.serving.model import Model
 from streamer.serving.parity import FILE_OF, read_pairs, write_pairs
 from streamer.serving.session import Array
-from streamer.serving.text_encoder import ENCODER, TOKENIZER
+from streamer.serving.text_encoder import ENCODER, HALF_ENCODER, TOKENIZER
 
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "step": {name: {0: "B"} for name in INPUTS["step"]},
@@ -89,6 +89,7 @@ def export_artefact(
         _write_tables(model, folder, item_ids, popularity)
         for name in (ENCODER, TOKENIZER):
             shutil.copyfile(encoder_dir / name, folder / name)
+        write_graph(in_half_precision(folder / ENCODER), folder / HALF_ENCODER)
         _write_parity(model, folder, seed, content, read_pairs(encoder_dir))
         manifest = _manifest(model, folder, head_labels, metrics, seed, data_hash, window, version)
         (folder / MANIFEST).write_bytes(encode_manifest(manifest))

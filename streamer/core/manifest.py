@@ -50,6 +50,7 @@ GRAPHS = (
     "heads.onnx",
     "item_tower.onnx",
     "encoder.onnx",
+    "encoder_f16.onnx",
 )
 FILES = (
     *GRAPHS,
@@ -142,6 +143,10 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
         )
 
     groups: Tensor = ("int64", [1])
+    encoder = of(
+        {"input_ids": tokens, "attention_mask": tokens},
+        {"embedding": ("float32", ["B", content_dim])},
+    )
     return {
         "gru_step.onnx": of({"state": state, **step}, {"next_state": state}),
         "gru_replay.onnx": of({**replay, "lengths": ("int64", ["B"])}, {"state": state}),
@@ -151,10 +156,8 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
         "device_scorer_f16.onnx": scorer("columns", "float16", groups=groups),
         "heads.onnx": of({"state": state}, {t: ("float32", ["B", len(c)]) for t, c in heads.items()}),
         "item_tower.onnx": of({"content": ("float32", ["N", content_dim])}, {"vector": items, "bias": bias}),
-        "encoder.onnx": of(
-            {"input_ids": tokens, "attention_mask": tokens},
-            {"embedding": ("float32", ["B", content_dim])},
-        ),
+        "encoder.onnx": encoder,
+        "encoder_f16.onnx": encoder,
     }
 
 
