@@ -129,5 +129,5 @@ class Catalogue:
             categories=table.categories,
             labels=dict(self._labels),
             lookup=HashIndex(table.hashes),
-            parts=(Part(0, len(table.ids), search),),
+            parts=(Part(0, len(table.ids), search, alone=True),),
         )

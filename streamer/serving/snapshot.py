@@ -30,12 +30,15 @@ class Part:
     """Of each row of the search the row of the snapshot, in the order in which ties go."""
     order: I64 | None = None
     """What ties go by between parts, of each row of the search; row << 20 where there is none."""
+    alone: bool = False
+    """There is no other part."""
 
     def top_k(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64, I64]:
         """Scores, rows of the snapshot, and what ties go by, each (B, min(k, rows of the search))."""
-        if self.first or len(excluded):
+        if len(excluded) and not self.alone:
             inside = (excluded[:, 1] >= self.first) & (excluded[:, 1] < self.first + self.size)
-            excluded = excluded[inside] - np.array([0, self.first], np.int64)
+            excluded = excluded[inside]
+            excluded[:, 1] -= self.first
         if self.rows is not None:
             own = np.full(self.size, -1, np.int64)
             own[self.rows - self.first] = np.arange(len(self.rows))
