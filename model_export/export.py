@@ -14,16 +14,20 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
 from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
-from model_export.onnx_export import OPSET, OneMethod, export_graph, write_graph
+from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_precision, write_graph
 from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
+    CENTROIDS,
+    EXACT_ITEMS,
     FILES,
+    LISTS,
     MANIFEST,
     Manifest,
     contract_tensors,
@@ -32,9 +36,12 @@ from streamer.core.manifest import (
 )
 from streamer.errors import ArtefactError, DataError
 from streamer.serving.artefact import read_manifest, sha256_of, verify_files
+from streamer.serving.device import CPU
+from streamer.serving.index import sample_states, spec_of
+from streamer.serving.model import Model
 from streamer.serving.parity import FILE_OF, read_pairs, write_pairs
 from streamer.serving.session import Array
-from streamer.serving.text_encoder import ENCODER, TOKENIZER
+from streamer.serving.text_encoder import ENCODER, HALF_ENCODER, TOKENIZER
 
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "step": {name: {0: "B"} for name in INPUTS["step"]},
@@ -82,9 +89,12 @@ def export_artefact(
         _write_tables(model, folder, item_ids, popularity)
         for name in (ENCODER, TOKENIZER):
             shutil.copyfile(encoder_dir / name, folder / name)
+        write_graph(in_half_precision(folder / ENCODER), folder / HALF_ENCODER)
         _write_parity(model, folder, seed, content, read_pairs(encoder_dir))
         manifest = _manifest(model, folder, head_labels, metrics, seed, data_hash, window, version)
         (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+        if len(item_ids) > EXACT_ITEMS:
+            manifest = _with_index(folder, manifest, sequences, version)
         verify_artefact(folder, model, sequences)
         return _publish(folder, out / manifest.version)
     finally:
@@ -195,6 +205,22 @@ def _manifest(
         tensors=contract_tensors(config.hidden, config.dim, heads, config.content_dim),
         files=files,
     )
+
+
+def _with_index(
+    folder: Path, manifest: Manifest, sequences: Mapping[str, Array] | None, version: str | None
+) -> Manifest:
+    """Add the lists of an index, measured on the states of `sequences` (or of random events), with the worker's own search."""
+    served = Model.load(folder, CPU)
+    state = sample_states(served) if sequences is None else served.replay(**sequences)
+    lists, spec = spec_of(served, state)
+    np.save(folder / CENTROIDS, lists.centroids, allow_pickle=False)
+    np.save(folder / LISTS, lists.of_rows.astype(np.int32), allow_pickle=False)
+    files = {**manifest.files, **{name: sha256_of(folder / name) for name in (CENTROIDS, LISTS)}}
+    named = version or _digest([manifest.version, files])[:12]
+    manifest = msgspec.structs.replace(manifest, version=named, index=spec, files=files)
+    (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+    return manifest
 
 
 def _digest(value: object) -> str:

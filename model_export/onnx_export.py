@@ -58,6 +58,14 @@ def write_graph(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def in_half_precision(path: Path) -> onnx.ModelProto:
+    """The graph at `path` with weights and inner values in f16, inputs and outputs as they were: for a GPU."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with quiet():
+        return convert_float_to_float16(onnx.load(path), keep_io_types=True)
+
+
 _OUTPUT = "output:"
 """The exporter does not notice when an output's name is also that of an inner value (`embedding` is one in BERT)."""
 

@@ -26,7 +26,10 @@ def exact_scorer(query: onnx.ModelProto, dim: int) -> onnx.ModelProto:
     nodes = [
         _node("MatMul", ["query", "items"], "product"),
         _node("Add", ["product", "bias"], "all"),
-        *_minus_infinity("all", "excluded", TensorProto.FLOAT),
+        helper.make_node("Constant", [], ["lowest"], value=_scalar(-np.inf, TensorProto.FLOAT)),
+        helper.make_node("Shape", ["excluded"], ["pairs"], start=0, end=1),
+        _node("Expand", ["lowest", "pairs"], "updates"),
+        _node("ScatterND", ["all", "excluded", "updates"], "left"),
         helper.make_node("TopK", ["left", "k"], ["scores", "rows"]),
     ]
     inputs = [
@@ -83,7 +86,7 @@ def grouped_scorer(query: onnx.ModelProto, dim: int, *, half: bool) -> onnx.Mode
 
 
 def _minus_infinity(scores: str, pairs: str, number: int) -> list[Node]:
-    """`left`: the scores, -inf at the pairs. The updates come out of the pairs: a shape would be read on the CPU."""
+    """`left`: the scores, -inf at the pairs. The updates are computed from the pairs: a shape would be read on the CPU."""
     return [
         _constant("first", 0),
         _node("Gather", [pairs, "first"], "user", axis=1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,8 @@ CONTENT_DIM = 384
 """Length of a text encoder's embedding."""
 MAX_TYPES = 32
 """Rows of the event-type embedding: codes 0..31, 0 = none."""
+EXACT_ITEMS = 50_000
+"""Up to as many items a catalogue is searched exactly on the CPU; above it by an index."""
 GROUP = 64
 """Items per group of the device scorers' first top-k."""
 
@@ -48,6 +50,7 @@ GRAPHS = (
     "heads.onnx",
     "item_tower.onnx",
     "encoder.onnx",
+    "encoder_f16.onnx",
 )
 FILES = (
     *GRAPHS,
@@ -59,6 +62,24 @@ FILES = (
     "unknown.f32.npy",
     "parity.npz",
 )
+
+
+CENTROIDS, LISTS = "index.centroids.f32.npy", "index.lists.i32.npy"
+"""Files of an index: (nlist, D + 1) and, for each of the artefact's items, its list (N,)."""
+
+
+class IndexSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a large catalogue is searched on the CPU."""
+
+    kind: Literal["exact", "ivf"] = "exact"
+    """exact: the artefact has no index; a worker whose catalogue is large all the same builds one."""
+    nlist: int = 0
+    """Lists into which the items are clustered."""
+    nprobe: int = 0
+    """Lists that a query looks into."""
+    k: int = 0
+    recall: float = 1.0
+    """Share of the exact top `k` that is found, of user states that were held out."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,6 +103,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     vocabulary_hash: str
     encoder: str
     """16 hex digits; content vectors of another encoder do not fit this model."""
+    index: IndexSpec = IndexSpec()
     heads: dict[str, list[str]]
     """Labels of each task, in the order of the head's columns."""
     tensors: Tensors
@@ -121,6 +143,10 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
         )
 
     groups: Tensor = ("int64", [1])
+    encoder = of(
+        {"input_ids": tokens, "attention_mask": tokens},
+        {"embedding": ("float32", ["B", content_dim])},
+    )
     return {
         "gru_step.onnx": of({"state": state, **step}, {"next_state": state}),
         "gru_replay.onnx": of({**replay, "lengths": ("int64", ["B"])}, {"state": state}),
@@ -130,10 +156,8 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
         "device_scorer_f16.onnx": scorer("columns", "float16", groups=groups),
         "heads.onnx": of({"state": state}, {t: ("float32", ["B", len(c)]) for t, c in heads.items()}),
         "item_tower.onnx": of({"content": ("float32", ["N", content_dim])}, {"vector": items, "bias": bias}),
-        "encoder.onnx": of(
-            {"input_ids": tokens, "attention_mask": tokens},
-            {"embedding": ("float32", ["B", content_dim])},
-        ),
+        "encoder.onnx": encoder,
+        "encoder_f16.onnx": encoder,
     }
 
 
@@ -230,7 +254,14 @@ def _faults(m: Manifest) -> list[str]:
             faults.append(
                 f"head {task[:40]!r} has {len(labels)} labels, must have at least one and none twice"
             )
-    if missing := sorted(set(FILES) - m.files.keys()):
+    i = m.index
+    if i.kind == "ivf" and not (1 <= i.nprobe <= i.nlist <= 65536 and i.k >= 1 and 0.0 < i.recall <= 1.0):
+        faults.append(
+            f"index has nlist {i.nlist}, nprobe {i.nprobe}, k {i.k}, recall {i.recall}: nprobe must be 1 to nlist, nlist at "
+            "most 65536, k at least 1, recall above 0 and at most 1"
+        )
+    needed = {*FILES, *((CENTROIDS, LISTS) if i.kind == "ivf" else ())}
+    if missing := sorted(needed - m.files.keys()):
         faults.append(f"files lacks {missing}")
     for name, digest in m.files.items():
         if "/" in name or "\\" in name or name in ("", ".", "..", MANIFEST):

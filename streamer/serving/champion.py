@@ -56,17 +56,18 @@ class Champion:
         rows = self.catalogue.rows(hashes.ravel()).reshape(hashes.shape)
         return (
             np.where((rows >= 0) & self.catalogue.has_vector[rows], rows, -1)
-            if len(self.catalogue.ids)
+            if len(self.catalogue.bias)
             else rows
         )
 
     def item_facts(self, hashes: NDArray[np.uint64]) -> ItemFacts:
         """What `EventColumns` needs to know of items (n,): has it a vector (n,), its categories (n, 6)."""
-        known = self.rows_with_vector(hashes) >= 0
-        if not len(self.catalogue.ids):
-            return known, np.zeros((len(hashes), 6), np.uint32)
+        if not len(self.catalogue.bias):
+            return np.zeros(len(hashes), np.bool_), np.zeros((len(hashes), 6), np.uint32)
         rows = self.catalogue.rows(hashes)
-        return known, np.where(rows[:, None] >= 0, self.catalogue.categories[rows], np.uint32(0))
+        here = rows >= 0
+        known = here & self.catalogue.has_vector[rows]
+        return known, np.where(here[:, None], self.catalogue.categories[rows], np.uint32(0))
 
     def event_vectors(self, hashes: NDArray[np.uint64]) -> F32:
         """(...) item hashes → (..., D): the item's vector, the model's `unknown` where it has none, zeros for 'no item'."""
@@ -99,7 +100,7 @@ class Champion:
 
     def score(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
         with Timed("scorer"):
-            return self.model.score(state, self.catalogue.vectors, self.catalogue.bias, excluded, k)
+            return self.catalogue.top_k(state, excluded, k)
 
     def interests(self, state: F32) -> dict[str, F32]:
         with Timed("heads"):
@@ -141,12 +142,34 @@ class Champion:
     @cached_property
     def _prior(self) -> F32:
         """(N,) shares of the training events, small: they order what the stream has not counted yet."""
-        prior = np.zeros(len(self.catalogue.ids), np.float32)
+        prior = np.zeros(len(self.catalogue.bias), np.float32)
         rows = self.catalogue.rows(self.model.item_hashes)
         prior[rows] = PRIOR_EVENTS * self.model.popularity / max(float(self.model.popularity.sum()), 1.0)
         return prior
 
+    @cached_property
+    def _recommendable(self) -> I64:
+        """Rows, ascending."""
+        return np.flatnonzero(np.isfinite(self.catalogue.bias))
+
     def popular(self, n: int, excluded: I64, k: int, as_of_ms: NDArray[np.int64]) -> tuple[F32, I64]:
         """Decayed popularity for n users without a usable history: scores (n, k), rows (n, k)."""
         counts = self.popularity.scores(self.catalogue.hashes, int(as_of_ms.max())) + self._prior
-        return ranking.popular(counts, np.isfinite(self.catalogue.bias), n, excluded, k)
+        # No user can lose more of the most popular rows than there are exclusions of one user.
+        spare = int(np.bincount(excluded[:, 0], minlength=1).max()) if len(excluded) else 0
+        rows = _most(counts, self._recommendable, k + spare)
+        place = np.minimum(np.searchsorted(rows, excluded[:, 1]), max(len(rows) - 1, 0))
+        among = rows[place] == excluded[:, 1] if len(rows) else np.zeros(len(excluded), np.bool_)
+        theirs = np.stack([excluded[among, 0], place[among]], axis=1)
+        scores, at = ranking.popular(counts[rows], np.ones(len(rows), np.bool_), n, theirs, k)
+        return scores, np.where(at >= 0, rows[at], -1) if len(rows) else at
+
+
+def _most(counts: F32, rows: I64, n: int) -> I64:
+    """The n of `rows` (ascending) that count most, of equal ones the lowest; ascending. Sorting all would cost too much."""
+    if len(rows) <= n:
+        return rows
+    theirs = counts[rows]
+    least = np.partition(theirs, len(rows) - n)[len(rows) - n]
+    above, equal = rows[theirs > least], rows[theirs == least]
+    return np.sort(np.concatenate([above, equal[: n - len(above)]]))

@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _ort_classes
 
@@ -36,18 +38,39 @@ class Device:
     """A sentence for the log: why this one."""
     strict: bool = False
     """CUDA was asked for by name: a session that would run in part on the CPU is refused."""
+    bound: bool = False
+    """Items, states and results are held in buffers on the device. On the CPU that only costs, and is for tests."""
+    half: bool = False
+    """Where `bound`: scores are computed in half precision."""
 
     @property
     def tolerance(self) -> float:
         """How far results may lie from the trainer's (absolute and relative): 1e-5 on the CPU, 1e-3 on CUDA."""
         return 1e-5 if self.kind == "cpu" else 1e-3
 
+    def tolerance_of(self, operation: str) -> float:
+        """The same for one operation: half precision has three digits, and scores sum many products."""
+        return 3e-2 if operation == "score" and self.bound and self.half else self.tolerance
+
+    def room(self, shape: Sequence[int], dtype: np.dtype[Any]) -> ort.OrtValue:
+        """A tensor on the device, not initialised."""
+        return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, self.kind, 0)
+
+    def hold(self, array: npt.NDArray[Any]) -> ort.OrtValue:
+        """A copy of the array on the device."""
+        value = self.room(array.shape, array.dtype)
+        value.update_inplace(array)
+        return value
+
 
 CPU = Device("cpu", "the CPU was asked for")
 
 
-def choose_device(wish: str) -> Device:
-    """`wish` is "auto", "cpu" or "cuda"; raises DeviceUnavailable if CUDA was asked for and cannot be used."""
+def choose_device(wish: str, *, half: bool = False) -> Device:
+    """`wish` is "auto", "cpu" or "cuda"; `half`: score in half precision on CUDA.
+
+    Raises DeviceUnavailable if CUDA was asked for and cannot be used.
+    """
     if wish == "cpu":
         return CPU
     if wish not in ("auto", "cuda"):
@@ -55,7 +78,9 @@ def choose_device(wish: str) -> Device:
     fault = cuda_fault()
     if fault is None:
         how = "asked for" if wish == "cuda" else "found"
-        return Device("cuda", f"CUDA was {how} and holds a tensor", strict=wish == "cuda")
+        return Device(
+            "cuda", f"CUDA was {how} and holds a tensor", strict=wish == "cuda", bound=True, half=half
+        )
     if wish == "cuda":
         raise DeviceUnavailable(
             f"CUDA was asked for and cannot be used: {fault}. Install headwater[gpu] on a machine with an NVIDIA "

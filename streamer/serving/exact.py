@@ -15,7 +15,7 @@ from streamer.serving.session import Session
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
-SCORES_PER_BLOCK = 448 * 1024
+SCORES_PER_BLOCK = 224 * 1024
 """Scores (users × items) that are computed at a time: they stay in the processor's cache between product and top-k."""
 LEAST_USERS = 64
 """… but as many users as this: onnxruntime packs the items anew in every run."""
@@ -86,6 +86,7 @@ def blocks(excluded: I64, users: int, size: int) -> Iterator[tuple[int, int, I64
     cuts = np.searchsorted(np.ascontiguousarray(excluded[:, 0]), edges).tolist()
     for (start, stop), (first, last) in zip(pairwise(edges), pairwise(cuts), strict=True):
         part = excluded[first:last]
-        if start:
-            part = part - np.array([start, 0], np.int64)
-        yield start, stop, np.ascontiguousarray(part)
+        if start and len(part):
+            part = part.copy()
+            part[:, 0] -= start
+        yield start, stop, part

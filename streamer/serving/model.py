@@ -5,7 +5,7 @@ Axes: B users, T events, H user state, D item vector, N items, M exclusions, K =
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,15 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.core.hashing import item_hash, model_number
-from streamer.core.manifest import Manifest
+from streamer.core.manifest import CENTROIDS, LISTS, Manifest
 from streamer.errors import ArtefactError, ManifestInvalid
 from streamer.serving.artefact import read_manifest, verify_files, verify_session
+from streamer.serving.bound import BoundGraph, BoundSearch
 from streamer.serving.device import CPU, Device
 from streamer.serving.exact import F32, I64, ExactSearch, Search, checked
+from streamer.serving.ivf import Lists
 from streamer.serving.parity import FILE_OF, Operation, check_pairs, read_pairs
 from streamer.serving.session import Array, Session, open_session
 
 _OPERATIONS = ("step", "replay", "query", "score", "heads", "tower")
+_BOUND = ("step", "query", "heads")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,12 @@ class Model:
     """(D,) stands for an item without a vector."""
     number: int
     """32-bit hash of the version, as user states hold it."""
+    lists: Lists | None
+    """The index of the artefact's items, if it has one."""
+    _path: Path
     _sessions: Mapping[str, Session]
+    _bound: Mapping[str, BoundGraph]
+    """What runs through buffers on the device, where there is one."""
     _searches: list[tuple[Array, Array, Search]] = field(default_factory=list)
     """The last catalogue that `score` was asked for, as long as it cannot change."""
 
@@ -76,13 +84,17 @@ class Model:
         """
         manifest = read_manifest(path)
         verify_files(path, manifest)
-        sessions = {name: open_session(path / FILE_OF[name], device) for name in _OPERATIONS}
+        files = dict(FILE_OF, score=device_scorer(device)) if device.bound else FILE_OF
+        sessions = {
+            name: open_session(path / files[name], device, capture=device.bound and name in _BOUND)
+            for name in _OPERATIONS
+        }
         for name, session in sessions.items():
-            verify_session(FILE_OF[name], session, manifest)
+            verify_session(files[name], session, manifest)
         pairs = read_pairs(path)
         model = cls._with_tables(path, manifest, device, sessions)
         for name in _OPERATIONS:
-            check_pairs(name, model.operation(name), pairs, device.tolerance)
+            check_pairs(name, model.operation(name), pairs, device.tolerance_of(name))
         return model
 
     @classmethod
@@ -106,7 +118,10 @@ class Model:
             popularity=_table(path / "items.popularity.npy", (n,)),
             unknown=_table(path / "unknown.f32.npy", (dim,)),
             number=model_number(manifest.version),
+            lists=_lists(path, n, manifest),
+            _path=path,
             _sessions=sessions,
+            _bound={name: BoundGraph(sessions[name]) for name in _BOUND} if device.bound else {},
         )
 
     def operation(self, name: str) -> Operation:
@@ -129,8 +144,7 @@ class Model:
             "gap": _f32(gap),
             "value": _f32(value),
         }
-        next_state: F32 = self._sessions["step"].run(feeds)[0]
-        return next_state
+        return self._run("step", feeds)[0]
 
     def replay(self, item: F32, type: I64, gap: F32, value: F32, lengths: I64) -> F32:
         """item (B, T, D), type, gap, value (B, T), left-aligned, lengths (B,) → state after the last event (B, H)."""
@@ -156,7 +170,14 @@ class Model:
 
     def search(self, items: F32, bias: F32) -> Search:
         """Exact top-k over these items (N, D), bias (N,), which must not change any more."""
+        if self.device.bound:
+            return BoundSearch(self._sessions["score"], items, bias)
         return ExactSearch(self._sessions["score"], items, bias)
+
+    def resident(self, items: F32, bias: F32) -> BoundSearch:
+        """The same on the device, for a catalogue that stays: with a session, and CUDA graphs, of its own."""
+        session = open_session(self._path / device_scorer(self.device), self.device, capture=True)
+        return BoundSearch(session, items, bias)
 
     def _search(self, items: F32, bias: F32) -> Search:
         for of_items, of_bias, search in self._searches:
@@ -167,19 +188,26 @@ class Model:
             self._searches[:] = [(items, bias, search)]
         return search
 
-    def query(self, state: F32) -> F32:
+    @property
+    def query(self) -> Callable[[F32], F32]:
         """state (B, H) → the direction (B, D) in which the next item lies: a score is query · vector + bias."""
-        if len(state) == 0:
-            return np.zeros((0, self.dim), np.float32)
-        query: F32 = self._sessions["query"].run({"state": _f32(state)})[0]
+        run, bound, dim = self._sessions["query"].run, self._bound.get("query"), self.dim
+
+        def query(state: F32) -> F32:  # holds the session, not the model: an index may outlive it
+            if len(state) == 0:
+                return np.zeros((0, dim), np.float32)
+            feeds = {"state": _f32(state)}
+            found: F32 = run(feeds)[0] if bound is None else bound.run_rows(feeds)[0]
+            return found
+
         return query
 
     def interests(self, state: F32) -> dict[str, F32]:
         """state (B, H) → per task the probabilities of its labels (B, C), rows summing to 1."""
         if len(state) == 0:
             return {task: np.zeros((0, len(labels)), np.float32) for task, labels in self.heads.items()}
-        session = self._sessions["heads"]
-        return dict(zip(session.outputs, session.run({"state": _f32(state)}), strict=True))
+        found = self._run("heads", {"state": _f32(state)})
+        return dict(zip(self._sessions["heads"].outputs, found, strict=True))
 
     def tower(self, content: F32) -> tuple[F32, F32]:
         """Items known by their text alone: content (N, content_dim) → vectors (N, D), bias (N,)."""
@@ -187,6 +215,14 @@ class Model:
             return np.zeros((0, self.dim), np.float32), np.zeros(0, np.float32)
         vectors, bias = self._sessions["tower"].run({"content": _f32(content)})
         return vectors, bias
+
+    def _run(self, name: str, feeds: Mapping[str, Array]) -> list[Array]:
+        bound = self._bound.get(name)
+        return self._sessions[name].run(feeds) if bound is None else bound.run_rows(feeds)
+
+
+def device_scorer(device: Device) -> str:
+    return "device_scorer_f16.onnx" if device.half else "device_scorer.onnx"
 
 
 def _f32(array: Array) -> F32:
@@ -208,3 +244,20 @@ def _table(path: Path, shape: tuple[int, ...]) -> F32:
         raise ArtefactError(f"{path.name} holds NaN or infinity: train again")
     table.flags.writeable = False
     return table
+
+
+def _lists(path: Path, items: int, manifest: Manifest) -> Lists | None:
+    spec = manifest.index
+    if spec.kind == "exact":
+        return None
+    centroids = _table(path / CENTROIDS, (spec.nlist, manifest.dim + 1))
+    of_rows = np.load(path / LISTS, allow_pickle=False)
+    if (
+        of_rows.dtype != np.int32
+        or of_rows.shape != (items,)
+        or not (of_rows >= 0).all() & (of_rows < spec.nlist).all()
+    ):
+        raise ArtefactError(
+            f"{LISTS} is {of_rows.dtype}{of_rows.shape}, expected int32({items},) of 0 to {spec.nlist - 1}"
+        )
+    return Lists(centroids, of_rows.astype(np.int64))

@@ -22,6 +22,10 @@ from streamer.serving.session import Session, open_session
 F32 = npt.NDArray[np.float32]
 
 ENCODER, TOKENIZER = "encoder.onnx", "tokenizer.json"
+HALF_ENCODER = "encoder_f16.onnx"
+"""The same in half precision: what runs on a device."""
+HALF_TOLERANCE = 5e-3
+"""How far its vectors, of length 1, may lie from the trainer's; they are kept in f16 anyway."""
 MAX_TOKENS = 128
 """Tokens of a text that are read, [CLS] and [SEP] included; tokenizer.json truncates."""
 TOKENS_PER_RUN = 512
@@ -43,7 +47,7 @@ class TextEncoder:
     def load(cls, path: Path, device: Device = CPU) -> TextEncoder:
         """The encoder of the artefact at `path`; raises ArtefactError subclasses as Model.load does."""
         manifest = read_manifest(path)
-        verify_files(path, manifest, (ENCODER, TOKENIZER, PARITY))
+        verify_files(path, manifest, (ENCODER, HALF_ENCODER, TOKENIZER, PARITY))
         if (digest := encoder_digest(manifest.files[ENCODER], manifest.files[TOKENIZER])) != manifest.encoder:
             raise ArtefactError(
                 f"the manifest names encoder {manifest.encoder}, its files are encoder {digest}"
@@ -53,9 +57,11 @@ class TextEncoder:
     @classmethod
     def open(cls, path: Path, device: Device = CPU) -> TextEncoder:
         """An exported encoder directory without a manifest (encoder.onnx, tokenizer.json, parity.npz)."""
-        session = open_session(path / ENCODER, device, arena=False)
-        check_tensors({ENCODER: contract_tensors(1, 1, {}, CONTENT_DIM)[ENCODER]}, {ENCODER: session.tensors})
-        check_pairs("encode", session.by_name, read_pairs(path), device.tolerance)
+        half = device.bound and (path / HALF_ENCODER).exists()
+        file, tolerance = (HALF_ENCODER, HALF_TOLERANCE) if half else (ENCODER, device.tolerance)
+        session = open_session(path / file, device, arena=False)
+        check_tensors({file: contract_tensors(1, 1, {}, CONTENT_DIM)[file]}, {file: session.tensors})
+        check_pairs("encode", session.by_name, read_pairs(path), tolerance)
         digest = encoder_digest(sha256_of(path / ENCODER), sha256_of(path / TOKENIZER))
         return cls(session, _open_tokenizer(path / TOKENIZER), digest)
 

@@ -23,6 +23,7 @@ from streamer.errors import (
     TensorMismatch,
 )
 from streamer.serving import exact
+from streamer.serving.device import Device
 from streamer.serving.model import Model
 from streamer.serving.parity import read_pairs, write_pairs
 
@@ -30,6 +31,7 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Damage = Callable[..., Path]
 
+BOUND = Device("cpu", "a test", bound=True)
 NOBODY = np.zeros((0, 2), np.int64)
 
 
@@ -60,9 +62,15 @@ def model(artefact: Path) -> Model:
     return Model.load(artefact)
 
 
-@pytest.fixture(params=["onnx", "numpy"])
-def scorer(request: pytest.FixtureRequest, artefact: Path, model: Model) -> Scorer:
-    return model if request.param == "onnx" else NumpyScorer(artefact)
+@pytest.fixture(scope="module")
+def bound(artefact: Path) -> Model:
+    """The path of a GPU, on the CPU."""
+    return Model.load(artefact, BOUND)
+
+
+@pytest.fixture(params=["onnx", "bound", "numpy"])
+def scorer(request: pytest.FixtureRequest, artefact: Path, model: Model, bound: Model) -> Scorer:
+    return {"onnx": model, "bound": bound, "numpy": NumpyScorer(artefact)}[request.param]
 
 
 def states(users: int, seed: int = 0) -> F32:

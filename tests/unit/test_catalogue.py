@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from streamer.core.hashing import item_hash, label_hash
 from streamer.core.protocol import ItemVector
 from streamer.serving.catalogue import Catalogue, CatalogueSnapshot
+from streamer.serving.device import CPU
+from streamer.serving.exact import Search
 from streamer.serving.hash_index import HashIndex
 from streamer.serving.model import Model
 
@@ -29,6 +31,10 @@ class FakeModel:
     item_bias = np.array([0.1, 0.2], np.float32)
     unknown = np.array([9, 9], np.float32)
     manifest = SimpleNamespace(encoder=ENCODER)
+    device = CPU
+
+    def search(self, items: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> Search:
+        return cast(Search, object())
 
     def tower(
         self, content: npt.NDArray[np.float32]
