@@ -9,7 +9,6 @@ event is another user's, so none is coalesced with a later one.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Iterable
@@ -20,7 +19,8 @@ import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from benchmarks.figures import Figure, Result, show
+from benchmarks import figures
+from benchmarks.figures import Figure, Result
 from benchmarks.stage import Stage, uniform
 from streamer.core.protocol import Source
 
@@ -119,21 +119,17 @@ def measure(stage: Stage, *, rate: float = 500.0, quick: bool = False) -> Result
             print(", ".join(f"{key} {runs[-1]:.1f}" for key, runs in percentiles.items()), flush=True)
     finally:
         worker.kill()
-    figures = {key: Figure.of(runs, "ms", GOALS.get(key), at_most=True) for key, runs in percentiles.items()}
-    return Result.here(f"{NAME}-{rate:g}", figures)
+    found = {key: Figure.of(runs, "ms", GOALS.get(key)) for key, runs in percentiles.items()}
+    return Result.here(f"{NAME}-{rate:g}", found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = figures.parser(__doc__)
     parser.add_argument("--rate", type=float, default=500.0, help="events per second")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--quick", action="store_true", help="one short run")
     options = parser.parse_args()
     with Stage.open() as stage:
         result = measure(stage, rate=options.rate, quick=options.quick)
-    show([result])
-    if options.json:
-        result.write(options.json)
+    figures.report(result, options)
 
 
 if __name__ == "__main__":

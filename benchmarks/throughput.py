@@ -10,14 +10,13 @@ recommendation per event.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import cores
-from benchmarks.figures import Figure, Result, show
+from benchmarks import cores, figures
+from benchmarks.figures import Figure, Result
 from benchmarks.stage import PARTITIONS, Child, Stage, uniform
 
 NAME = "throughput"
@@ -109,7 +108,7 @@ class Race:
         return Speed(float(events) / float(seconds), float(cpu) / float(events) * 1e6)
 
 
-def figures(speeds: dict[str, list[Speed]]) -> dict[str, Figure]:
+def ratios(speeds: dict[str, list[Speed]]) -> dict[str, Figure]:
     """Ratios are those of the medians; their runs those of each round."""
     ours, faust, raw = (
         [s.events_per_s for s in speeds[name]] for name in ("headwater", "plain_faust", "raw")
@@ -134,20 +133,16 @@ KEYS = ("events_per_s", "plain_faust_events_per_s", "raw_events_per_s")
 def measure(stage: Stage, *, workload: str = "uniform", quick: bool = False) -> Result:
     events, seconds, rounds = (60_000, 5.0, 1) if quick else (240_000, 12.0, 3)
     stage.send("events", WORKLOADS[workload](events))
-    return Result.here(NAME, figures(Race(stage, events, seconds).run(rounds)))
+    return Result.here(NAME, ratios(Race(stage, events, seconds).run(rounds)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = figures.parser(__doc__)
     parser.add_argument("--workload", choices=WORKLOADS, default="uniform")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--quick", action="store_true", help="one short run each")
     options = parser.parse_args()
     with Stage.open() as stage:
         result = measure(stage, workload=options.workload, quick=options.quick)
-    show([result])
-    if options.json:
-        result.write(options.json)
+    figures.report(result, options)
 
 
 if __name__ == "__main__":
