@@ -41,14 +41,16 @@ class Child:
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-LOG_TAIL:]
 
-    def wait(self, done: Callable[[], bool], what: str, within_s: float = 120.0) -> None:
+    def wait(
+        self, done: Callable[[], bool], what: str, within_s: float = 120.0, every_s: float = POLL_S
+    ) -> None:
         """Until `done`. Raises RuntimeError when it ends or the time runs out first."""
         deadline = time.monotonic() + within_s
         while not done():
             self.must_live()
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{what} did not come within {within_s:.0f} s:\n{self.tail()}")
-            time.sleep(POLL_S)
+            time.sleep(every_s)
 
     def cpu_s(self) -> float:
         """User and system time so far; NaN where the system does not tell."""
@@ -67,6 +69,11 @@ class Child:
         except (OSError, IndexError):
             return float("nan")
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def stop(self, within_s: float = 60.0) -> None:
+        """In order. Raises subprocess.TimeoutExpired when it does not end."""
+        self.process.terminate()
+        self.process.wait(within_s)
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):

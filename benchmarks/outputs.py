@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
+from benchmarks.child import Child
 from benchmarks.stage import Ends, Stage
 from streamer.core.protocol import Label, Profile, Recommendations, Source
 
@@ -39,6 +40,22 @@ def absorbed(stage: Stage, starts: Ends, ends: Ends) -> int:
         source = decode(value).source
         furthest[source.partition] = max(furthest.get(source.partition, -1), source.offset)
     return sum(offset + 1 for offset in furthest.values())
+
+
+def wait_absorbed(stage: Stage, child: Child, before: Ends, events: int, within_s: float) -> None:
+    """Until a worker that began at the start of the log has refreshed for its first `events` events.
+
+    Raises RuntimeError when it ends or the time runs out first.
+    """
+    last: list[Ends] = []
+
+    def done() -> bool:
+        ends = stage.ends("recommendations")
+        settled = last[-1:] == [ends]  # looking at the sources is for when nothing comes any more
+        last[:] = [ends]
+        return settled and ends != before and absorbed(stage, before, ends) >= events
+
+    child.wait(done, f"the refresh for event {events:,}", within_s, every_s=1.0)
 
 
 def first(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks import outputs
@@ -30,7 +31,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Moment:
-    """A look at a running worker."""
+    """A look at running workers."""
 
     at: float
     cpu_s: float
@@ -57,41 +58,24 @@ class Race:
         """Raises WrongOutput when its outputs are not those of the one who ran first."""
         stage, group = self._stage, f"{contestant.name}-{number}".replace("_", "-")
         starts = {topic: stage.ends(topic) for topic in ("recommendations", "profiles")}
-        moments = self._watch(contestant.start(stage, group), starts["recommendations"])
+        warm_up_s = self._warm_up_s * contestant.warm_up
+        moments = self._watch(contestant.start(stage, group), starts["recommendations"], warm_up_s)
         ends = {topic: stage.ends(topic) for topic in starts}
         if number == 0:
             self._check(contestant.name, starts, ends)
-        return self._speed(contestant.name, starts["recommendations"], moments)
+        return self._speed(contestant.name, starts["recommendations"], moments, warm_up_s)
 
-    def _watch(self, child: Child, before: Ends) -> list[Moment]:
+    def _watch(self, child: Child, before: Ends, warm_up_s: float) -> list[Moment]:
         """Looks from the first output on until the log is absorbed or the time is over; then it is killed."""
         stage = self._stage
         try:
             stage.wait(lambda: stage.ends("recommendations") != before, child, "the first recommendation")
-            moments, deadline = [self._look(child)], time.monotonic() + self._warm_up_s + self._seconds
-            look_at = 0.0
-            while (now := time.monotonic()) < deadline:
-                time.sleep(SAMPLE_S)
-                child.must_live()
-                moment = self._look(child)
-                if moment.ends != moments[-1].ends:
-                    moments.append(moment)
-                    look_at = now + QUIET_S
-                elif now > look_at:
-                    if outputs.absorbed(stage, before, moment.ends) >= self._events:
-                        break
-                    look_at = now + QUIET_S
-            return moments
+            return follow(stage, [child], before, self._events, warm_up_s + self._seconds)
         finally:
             child.kill()
 
-    def _look(self, child: Child) -> Moment:
-        return Moment(time.monotonic(), child.cpu_s(), self._stage.ends("recommendations"))
-
-    def _speed(self, name: str, before: Ends, moments: list[Moment]) -> Speed:
-        last = moments[-1]
-        warm_up_s = min(self._warm_up_s, (last.at - moments[0].at) / 3)
-        start = next(moment for moment in moments if moment.at >= moments[0].at + warm_up_s)
+    def _speed(self, name: str, before: Ends, moments: list[Moment], warm_up_s: float) -> Speed:
+        start, last = span(moments, warm_up_s)
         if start is last:
             raise RuntimeError(f"{name} had finished before it could be watched: use more events")
         first = outputs.absorbed(self._stage, before, start.ends)
@@ -119,3 +103,39 @@ class Race:
         self, topic: str, kind: type[outputs.Output], starts: dict[str, Ends], ends: dict[str, Ends]
     ) -> dict[outputs.Place, outputs.Output]:
         return outputs.first(self._stage, topic, kind, starts[topic], ends[topic], CHECKED)
+
+
+def follow(stage: Stage, workers: Sequence[Child], before: Ends, events: int, seconds: float) -> list[Moment]:
+    """Looks at workers that began at the start of the log, until its first `events` are absorbed or the time is over."""
+    moments, deadline, look_at = [look(stage, workers)], time.monotonic() + seconds, 0.0
+    while (now := time.monotonic()) < deadline:
+        time.sleep(SAMPLE_S)
+        for worker in workers:
+            worker.must_live()
+        moments.append(look(stage, workers))
+        if moments[-1].ends != moments[-2].ends:
+            look_at = now + QUIET_S
+        elif now > look_at:
+            if outputs.absorbed(stage, before, moments[-1].ends) >= events:
+                break
+            look_at = now + QUIET_S
+    return moments
+
+
+def look(stage: Stage, workers: Sequence[Child]) -> Moment:
+    return Moment(time.monotonic(), sum(worker.cpu_s() for worker in workers), stage.ends("recommendations"))
+
+
+def span(moments: Sequence[Moment], warm_up_s: float) -> tuple[Moment, Moment]:
+    """The looks between which a worker is measured: behind the warm-up, or a third of the run where that is shorter.
+
+    Who publishes in bursts is looked at after a burst both times, since what is computed but not yet published is not seen.
+    """
+    grown = [i for i in range(1, len(moments)) if moments[i].ends != moments[i - 1].ends]
+    if not grown:
+        return moments[0], moments[0]
+    begin = moments[0].at + min(warm_up_s, (moments[grown[-1]].at - moments[0].at) / 3)
+    counted = [i for i in grown if moments[i].at >= begin]
+    after_burst = [i for i in counted if i + 1 not in grown]
+    edges = after_burst if len(after_burst) > 1 else counted
+    return moments[edges[0]], moments[edges[-1]]

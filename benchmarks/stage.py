@@ -131,24 +131,25 @@ class Stage:
 
     def values(self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[bytes]:
         """The values of the records from `starts` to before `ends`, by partition."""
-        for partition, end in ends.items():
-            if starts[partition] < end:
-                yield from self.loop.run(
-                    self._values(TopicPartition(topic, partition), starts[partition], end)
-                )
+        return (value for _, value in self.records(topic, starts, ends))
 
-    async def _values(self, where: Any, start: int, end: int) -> list[bytes]:
-        watcher, values = await self._watching(), []
-        watcher.assign([where])
-        watcher.seek(where, start)
-        while start < end:
-            fetched = await watcher.getmany(where, timeout_ms=1000)
-            for record in fetched.get(where, []):
-                start = record.offset + 1
-                if record.offset < end:
-                    values.append(record.value)
-        watcher.unsubscribe()
-        return values
+    def records(self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[Record]:
+        """Keys and values, like `values`."""
+        for partition, end in ends.items():
+            where, at = TopicPartition(topic, partition), starts[partition]
+            while at < end:
+                fetched = self.loop.run(self._fetch(where, at))
+                yield from ((record.key, record.value) for record in fetched if record.offset < end)
+                at = fetched[-1].offset + 1 if fetched else at
+
+    async def _fetch(self, where: Any, at: int) -> list[Any]:
+        """Some records from offset `at` on, none when they take a second to come."""
+        watcher = await self._watching()
+        if watcher.assignment() != {where}:
+            watcher.assign([where])
+        watcher.seek(where, at)
+        found: list[Any] = (await watcher.getmany(where, timeout_ms=1000)).get(where, [])
+        return found
 
     def bytes_on_disk(self, topic: str) -> int:
         """What the broker's log holds of a topic: record batches as they came over the wire."""
@@ -168,13 +169,18 @@ class Stage:
             await self._watcher.stop()
 
     # ------------------------------------------------------------------ who works
-    def headwater(self, group: str, skip: Sequence[str] = (), **settings: object) -> Child:
-        """A `headwater worker` at the start of `events`, but at the ends of the topics to `skip`; `settings` on top."""
+    def headwater(
+        self, group: str, name: str | None = None, *, skip: Sequence[str] = (), **settings: object
+    ) -> Child:
+        """A `headwater worker` at the start of `events`, but at the ends of the topics to `skip`; `settings` on top.
+
+        name: of its log; the group's by default.
+        """
         self.loop.run(ensure_topics(self.settings(group)))
         for topic in skip:
             self.loop.run(self._commit_end(topic, group))
         given = {f"HEADWATER_{name.upper()}": str(value) for name, value in settings.items()}
-        return self.python(group, ["-m", "streamer", "worker"], self.environment(group) | given)
+        return self.python(name or group, ["-m", "streamer", "worker"], self.environment(group) | given)
 
     def python(self, name: str, program: Sequence[str], environment: Mapping[str, str]) -> Child:
         """A Python process on the core of who is measured."""

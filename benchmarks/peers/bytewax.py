@@ -37,7 +37,7 @@ def refresh(stored: bytes | None, event: Message) -> tuple[bytes, Handled]:
 
 def flow() -> Dataflow:
     made = Dataflow("headwater-peer")
-    events = kop.input("events", made, brokers=[here.brokers], topics=["events"], batch_size=1000)
+    events = kop.input("events", made, brokers=[here.brokers], topics=["events"], batch_size=100)
     refreshed = op.stateful_map("refresh", op.map("by-user", events.oks, by_user), refresh)
     outputs = {"profiles": lambda done: done.profile, "recommendations": lambda done: done.recommendations}
     for topic, part in outputs.items():
