@@ -17,6 +17,8 @@ from rich.table import Table
 
 WIDTH = 130
 """Of the table in a file or pipe."""
+SHOWN = 5
+"""Runs in the table."""
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = frozenset(
     {"s", "ms", "µs", "s/GB", "µs/event", "µs/user", "bytes", "bytes/event", "bytes/user", "MB", "MB/h"}
@@ -128,7 +130,7 @@ def table(results: Sequence[Result]) -> Table:
     for result in results:
         shown.add_section()
         for key, figure in result.figures.items():
-            runs = ", ".join(map(number, figure.runs))
+            runs = ", ".join(map(number, figure.runs[:SHOWN])) + (" …" if len(figure.runs) > SHOWN else "")
             shown.add_row(result.name, key, number(figure.value), figure.unit, *goal(figure), runs)
     return shown
 

@@ -42,7 +42,7 @@ class Point:
     """Events per batch and partition, None for the worker's default."""
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, int]:
         return {"window": self.window} | ({} if self.batch is None else {"max_batch_events": self.batch})
 
     @property

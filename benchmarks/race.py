@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchmarks import outputs
 from benchmarks.child import Child
@@ -15,6 +16,8 @@ from streamer.core.protocol import Profile, Recommendations
 SAMPLE_S = 0.1
 QUIET_S = 1.5
 """After this long without an output we look whether the log is absorbed: some publish in bursts."""
+SETTLE_S = 0.5
+"""What a killed worker had sent is in the log by then."""
 CHECKED = 400
 """Outputs per partition that are compared."""
 
@@ -38,12 +41,11 @@ class Moment:
     ends: Ends
 
 
-@dataclass
-class Published:
+class Published(NamedTuple):
     """What the first run of a contestant put out, to compare."""
 
-    lists: dict[outputs.Place, Recommendations] = field(default_factory=dict)
-    profiles: dict[outputs.Place, Profile] = field(default_factory=dict)
+    lists: dict[outputs.Place, Recommendations]
+    profiles: dict[outputs.Place, Profile]
 
 
 class Race:
@@ -52,7 +54,7 @@ class Race:
     def __init__(self, stage: Stage, warm_up_s: float, seconds: float) -> None:
         self._stage, self._warm_up_s, self._seconds = stage, warm_up_s, seconds
         self._events = stage.log_end("events")
-        self._published: dict[str, Published] = {}
+        self._reference: Published | None = None
 
     def run(self, contestant: Contestant, number: int) -> Speed:
         """Raises WrongOutput when its outputs are not those of the one who ran first."""
@@ -73,6 +75,7 @@ class Race:
             return follow(stage, [child], before, self._events, warm_up_s + self._seconds)
         finally:
             child.kill()
+            time.sleep(SETTLE_S)
 
     def _speed(self, name: str, before: Ends, moments: list[Moment], warm_up_s: float) -> Speed:
         start, last = span(moments, warm_up_s)
@@ -92,12 +95,12 @@ class Race:
             self._first("recommendations", Recommendations, starts, ends),
             self._first("profiles", Profile, starts, ends),
         )
-        if self._published:
-            reference = next(iter(self._published.values()))
-            lists = outputs.compare_lists(name, here.lists, reference.lists)
-            profiles = outputs.compare_profiles(name, here.profiles, reference.profiles)
-            print(f"{name}: {lists} lists and {profiles} profiles are headwater's", flush=True)
-        self._published[name] = here
+        if self._reference is None:
+            self._reference = here
+            return
+        lists = outputs.compare_lists(name, here.lists, self._reference.lists)
+        profiles = outputs.compare_profiles(name, here.profiles, self._reference.profiles)
+        print(f"{name}: {lists} lists and {profiles} profiles are headwater's", flush=True)
 
     def _first(
         self, topic: str, kind: type[outputs.Output], starts: dict[str, Ends], ends: dict[str, Ends]

@@ -1,4 +1,4 @@
-"""The results of a folder as a Markdown table and as pictures.
+"""The results of a folder as Markdown tables and as pictures.
 
 `python -m benchmarks.report FOLDER`: reads FOLDER/*.json, writes FOLDER/*.png and FOLDER/table.md.
 """
@@ -15,21 +15,34 @@ TABLE = "table.md"
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """One table, then where and when each was measured."""
-    lines = ["| benchmark | figure | value | goal | met |", "| --- | --- | ---: | ---: | --- |"]
-    for result in results:
-        for key, figure in result.figures.items():
-            bound, met = goal(figure)
-            lines.append(
-                f"| {result.name} | `{key}` | {number(figure.value)} {figure.unit} | {bound} | {met} |"
-            )
-    lines.append("")
+    """The figures with a goal, all figures, then where each was measured."""
+    lines = [
+        "## Goals",
+        "",
+        *_table(results, only_goals=True),
+        "",
+        "## All figures",
+        "",
+        *_table(results),
+        "",
+    ]
     places: dict[str, list[str]] = {}
     for result in results:
         machine = ", ".join(f"{label} {value}" for label, value in result.machine.items() if label != "load")
         places.setdefault(f"{machine}, commit {result.commit or 'unknown'}", []).append(result.name)
     lines += [f"{', '.join(names)}: {place}." for place, names in places.items()]
     return "\n".join(lines) + "\n"
+
+
+def _table(results: Sequence[Result], *, only_goals: bool = False) -> list[str]:
+    lines = ["| benchmark | figure | value | goal | met |", "| --- | --- | ---: | ---: | --- |"]
+    for result in results:
+        for key, figure in result.figures.items():
+            bound, met = goal(figure)
+            if bound or not only_goals:
+                value = f"{number(figure.value)} {figure.unit}"
+                lines.append(f"| {result.name} | `{key}` | {value} | {bound} | {met} |")
+    return lines
 
 
 def write(folder: Path) -> list[Path]:

@@ -170,7 +170,7 @@ class Stage:
 
     # ------------------------------------------------------------------ who works
     def headwater(
-        self, group: str, name: str | None = None, *, skip: Sequence[str] = (), **settings: object
+        self, group: str, name: str | None = None, *, skip: Sequence[str] = (), **settings: Any
     ) -> Child:
         """A `headwater worker` at the start of `events`, but at the ends of the topics to `skip`; `settings` on top.
 

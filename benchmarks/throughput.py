@@ -90,7 +90,7 @@ def measure(name: str = "uniform", *, peers: list[str] | None = None, quick: boo
     """Raises NoData when the workload cannot be had."""
     chosen = workload(name)
     events = min(QUICK_EVENTS, EVENTS[name]) if quick else EVENTS[name]
-    warm_up_s, seconds, rounds = (1.0, 3.0, 1) if quick else (6.0, 10.0, 3)
+    warm_up_s, seconds, rounds = (0.5, 2.5, 1) if quick else (6.0, 10.0, 3)
     contestants = present(peers)
     with Stage.open(chosen) as stage:
         stage.send("events", chosen.events(events, 0))

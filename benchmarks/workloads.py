@@ -65,7 +65,7 @@ def uniform(users: int = USERS, items: int = ITEMS, name: str = "uniform") -> Wo
     def turns(rng: np.random.Generator, first: int, n: int) -> list[int]:
         return [i % users for i in range(first, first + n)]
 
-    return Workload(name, catalogue(items), lambda n, first=0: _drawn(n, first, items, turns))
+    return Workload(name, catalogue(items), lambda n, first: _drawn(n, first, items, turns))
 
 
 def zipf(users: int = USERS, items: int = ITEMS) -> Workload:
@@ -77,7 +77,7 @@ def zipf(users: int = USERS, items: int = ITEMS) -> Workload:
         found: list[int] = np.searchsorted(cumulative, rng.random(n)).clip(0, users - 1).tolist()
         return found
 
-    return Workload("zipf", catalogue(items), lambda n, first=0: _drawn(n, first, items, skewed))
+    return Workload("zipf", catalogue(items), lambda n, first: _drawn(n, first, items, skewed))
 
 
 def _drawn(
@@ -126,7 +126,7 @@ def ml_100k() -> Workload:
     order = datasets.time_order(times, 0).tolist()
     span = int(times.max() - times.min()) + 1
 
-    def looped(n: int, first: int = 0) -> Events:
+    def looped(n: int, first: int) -> Events:
         encode = msgspec.json.encode
         for i in range(first, first + n):
             lap, at = divmod(i, len(events))

@@ -6,6 +6,7 @@ no store beside its recovery files, so a worker's users must fit into its memory
 
 from __future__ import annotations
 
+import functools
 from datetime import timedelta
 
 import bytewax.operators as op
@@ -23,14 +24,13 @@ PRODUCER = {"partitioner": "murmur2_random", "linger.ms": "0"}  # the sink flush
 
 here = told()
 job = Job(here.artefact, here.items)
-Message = KafkaSourceMessage[bytes, bytes]
 
 
-def by_user(event: Message) -> tuple[str, Message]:
+def by_user(event: KafkaSourceMessage) -> tuple[str, KafkaSourceMessage]:
     return event.key.decode(), event
 
 
-def refresh(stored: bytes | None, event: Message) -> tuple[bytes, Handled]:
+def refresh(stored: bytes | None, event: KafkaSourceMessage) -> tuple[bytes, Handled]:
     done = job.handle(stored, event.value, event.partition or 0, event.offset or 0)
     return done.state, done
 
@@ -39,15 +39,15 @@ def flow() -> Dataflow:
     made = Dataflow("headwater-peer")
     events = kop.input("events", made, brokers=[here.brokers], topics=["events"], batch_size=100)
     refreshed = op.stateful_map("refresh", op.map("by-user", events.oks, by_user), refresh)
-    outputs = {"profiles": lambda done: done.profile, "recommendations": lambda done: done.recommendations}
-    for topic, part in outputs.items():
-        messages = op.map(
-            f"to-{topic}",
-            refreshed,
-            lambda pair, part=part: KafkaSinkMessage(pair[0].encode(), part(pair[1])),
-        )
+    for topic in ("profiles", "recommendations"):
+        messages = op.map(f"to-{topic}", refreshed, functools.partial(message, topic))
         kop.output(topic, messages, brokers=[here.brokers], topic=topic, add_config=PRODUCER)
     return made
+
+
+def message(topic: str, refreshed: tuple[str, Handled]) -> KafkaSinkMessage:
+    user, done = refreshed
+    return KafkaSinkMessage(user.encode(), getattr(done, topic))
 
 
 if __name__ == "__main__":

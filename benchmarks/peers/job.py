@@ -52,10 +52,10 @@ class State(msgspec.Struct, array_like=True):
 
 
 class Handled(NamedTuple):
-    """What an event leads to, encoded."""
+    """What an event leads to, encoded: the state, and a record for each of two topics."""
 
     state: bytes
-    profile: bytes
+    profiles: bytes
     recommendations: bytes
 
 

@@ -42,7 +42,7 @@ async def recommend(stream: Any) -> None:
         key, place = event.key, event.message
         done = job.handle(users.get(key), event.value, place.partition, place.offset)
         users[key] = done.state
-        await profiles.send(key=key, value=done.profile)
+        await profiles.send(key=key, value=done.profiles)
         await recommendations.send(key=key, value=done.recommendations)
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     profiles = app.topic("profiles", value_serializer="bytes")
     recommendations = app.topic("recommendations", value_serializer="bytes")
     refreshed = app.dataframe(events).apply(refresh, stateful=True)
-    refreshed.apply(lambda done: done.profile).to_topic(profiles)
+    refreshed.apply(lambda done: done.profiles).to_topic(profiles)
     refreshed.apply(lambda done: done.recommendations).to_topic(recommendations)
     app.run()
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import growth, outputs, race, report, soak, throughput, workloads
+from benchmarks import growth, memory, outputs, race, report, soak, throughput, workloads
 from benchmarks.contestants import PEERS, present
 from benchmarks.figures import Figure, Result
 from benchmarks.growth import Cost
 from benchmarks.outputs import WrongOutput
 from benchmarks.race import Moment, Speed
 from streamer.core.protocol import Label, Profile, Recommendation, Recommendations, Source
+from streamer.errors import DataError
 
 RATINGS = """user_id:token\titem_id:token\trating:float\ttimestamp:float
 7\t1\t5\t300
@@ -135,9 +136,9 @@ def test_ml_100k_keeps_the_real_order_and_starts_again_with_new_users(
 
 def test_a_workload_without_its_data_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Path:
-        raise workloads.DataError("no network")
+        raise DataError("no network")
 
-    monkeypatch.setattr(workloads.datasets, "fetch", refuse)
+    monkeypatch.setattr("streamer.datasets.fetch", refuse)
     with pytest.raises(workloads.NoData, match="MovieLens-100K cannot be had: no network"):
         workloads.workload("ml-100k")
 
@@ -206,7 +207,7 @@ def test_soak_thins_to_medians_and_finds_the_slope() -> None:
     thin = soak.thinned(samples)
     assert len(thin) == soak.POINTS
     assert thin[0] == 101.5  # of 100, 101, 102, 103
-    assert soak.slope_per_h(samples) == pytest.approx(3600 / soak.RSS_EVERY_S)
+    assert soak.slope_per_h(samples) == pytest.approx(3600 / memory.RSS_EVERY_S)
     assert soak.thinned([1.0, 2.0]) == [1.0, 2.0]
 
 
@@ -328,6 +329,6 @@ def test_the_per_event_job_makes_the_same_lists_as_the_model(artefact: Path, tmp
         assert found.version == offset + 1
     kept_state = msgspec.msgpack.decode(stored or b"", type=State)
     assert len(kept_state.times) == len(kept_state.rows) == len(kept_state.codes) == 100
-    profile = msgspec.json.decode(handled.profile, type=Profile)
+    profile = msgspec.json.decode(handled.profiles, type=Profile)
     assert sum(profile.activity["7d"].values()) == 100
     assert set(profile.interests) == {"short_term", "long_term", *model.heads}
