@@ -61,7 +61,7 @@ def _axes(columns: int = 1) -> tuple[Any, list[Any]]:
 
 
 def _throughput(results: Mapping[str, Result]) -> Any:
-    """Bars on a log scale: a workload's contestants side by side."""
+    """A workload's contestants side by side."""
     if not results:
         return None
     picture, (axes,) = _axes()
@@ -81,9 +81,8 @@ def _throughput(results: Mapping[str, Result]) -> Any:
             edgecolor="white",
         )
         axes.bar_label(bars, [_short(value) for value in values], fontsize=6, color=INK, padding=1)
-    axes.set_yscale("log")
     axes.set_xticks(range(len(results)), list(results))
-    axes.set_ylabel("events/s, one core (log)", color=INK, fontsize=8)
+    axes.set_ylabel("events/s, one core", color=INK, fontsize=8)
     axes.legend(fontsize=7, frameon=False, ncols=len(keys), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return picture
 
@@ -111,8 +110,8 @@ def _latency(results: Mapping[str, Result]) -> Any:
                 color=OURS if who == "headwater" else OTHERS,
                 label=f"{who} {label}",
             )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _log_x(axes, [rate for points in lines.values() for rate, _ in points])
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("events/s", color=INK, fontsize=8)
     axes.set_ylabel("event to recommendation, ms", color=INK, fontsize=8)
     axes.legend(fontsize=7, frameon=False)
@@ -132,8 +131,8 @@ def _growth(result: Result | None) -> Any:
     picture, several = _axes(len(lines))
     for axes, (axis, points) in zip(several, lines.items(), strict=True):
         axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, color=OURS)
-        axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        _log_x(axes, [at for at, _ in points])
+        axes.set_ylim(0, 1.1 * max(cost for _, cost in points))
         axes.set_xlabel(axis, color=INK, fontsize=8)
     several[0].set_ylabel("µs of processor per event", color=INK, fontsize=8)
     return picture
@@ -153,5 +152,17 @@ def _soak(results: Sequence[Result]) -> Any:
     return picture
 
 
+def _log_x(axes: Any, values: Sequence[float]) -> None:
+    """With ticks at the values and nowhere else."""
+    axes.set_xscale("log")
+    ticks = sorted(set(values))
+    axes.set_xticks(ticks, [_short(value) for value in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+
+
 def _short(value: float) -> str:
-    return f"{value / 1000:.0f}k" if value >= 10_000 else f"{value / 1000:.1f}k"
+    """Three digits at most: 950, 1.3k, 15k, 1M."""
+    for unit, name in ((1_000_000, "M"), (1000, "k")):
+        if value >= unit:
+            return f"{value / unit:.{1 if value < 10 * unit else 0}f}".removesuffix(".0") + name
+    return f"{value:.0f}"
