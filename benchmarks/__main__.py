@@ -21,7 +21,7 @@ OUT = Path("docs/plots")
 RUNS: list[tuple[str, str, list[str]]] = [
     *((f"throughput-{name}", "throughput", ["--workload", name]) for name in WORKLOADS),
     *((f"latency-{rate}", "latency", ["--rate", str(rate)]) for rate in (100, 1000, 5000)),
-    ("recovery", "recovery", []),
+    *((f"recovery-{users}", "recovery", ["--users", str(users)]) for users in (100_000, 1_000_000)),
     ("memory-20000", "memory", ["--users", "20000"]),
     ("memory-1000000", "memory", ["--users", "1000000", "--events-per-user", "2"]),
     ("growth", "growth", []),
