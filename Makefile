@@ -3,18 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 PINS := deploy/constraints.txt
 EXTRAS := dev,train,kafka,demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench lock clean distclean
+.PHONY: help install demo test test-all check format bench bench-gpu lock clean distclean
 
 help:
 	@echo 'make demo [ARGS="..."]   the whole path on real input; ARGS go to `headwater demo`'
 	@echo 'make test                the tests, without those that take minutes'
 	@echo 'make test-all            every test (HEADWATER_DATA=DIR: data sets that some of them want)'
 	@echo 'make check               ruff, mypy --strict, import contracts'
-	@echo 'make bench [ARGS="..."]  the figures of the README, measured here'
+	@echo 'make bench [ARGS="..."]  every figure, measured here beside its peers: two hours; ARGS="--quick": minutes'
+	@echo 'make bench-gpu           the GPU path, where there is a GPU'
 	@echo 'make install             the virtual environment $(VENV) (the others make it too)'
 	@echo 'make clean               remove caches and what the demo kept; distclean: $(VENV) as well'
 
@@ -47,8 +49,15 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)
+bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -c $(PINS) -e '.[$(EXTRAS),bench]'
+	@touch $@
 
 lock: $(STAMP)
 	sed -i.old '/^# ---- pip freeze ----$$/q' $(PINS) && rm $(PINS).old

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def choose() -> tuple[set[int], set[int]]:
-    """(cores of who is measured, cores of broker and load): one and the rest; the same where there is only one."""
+    """(cores of who is measured, cores of broker and load): one and the next; the same where there is only one."""
     if not hasattr(os, "sched_setaffinity"):
         return set(), set()
     allowed = sorted(os.sched_getaffinity(0))
@@ -23,13 +23,3 @@ def pin(cores: set[int]) -> None:
 def pinned(cores: set[int]) -> Callable[[], None] | None:
     """What a child process must call before it runs."""
     return (lambda: pin(cores)) if cores else None
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far; NaN where the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-    except OSError:
-        return float("nan")
-    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))

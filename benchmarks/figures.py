@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -16,24 +17,32 @@ from rich.table import Table
 
 WIDTH = 130
 """Of the table in a file or pipe."""
+SHOWN = 5
+"""Runs in the table."""
 ROOT = Path(__file__).resolve().parents[1]
+COSTS = frozenset(
+    {"s", "ms", "µs", "s/GB", "µs/event", "µs/user", "bytes", "bytes/event", "bytes/user", "MB", "MB/h"}
+)
+"""Units of which less is better: a goal in one of them is an upper bound."""
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """goal: what to reach, None where the figure only informs; `at_most`: the goal is an upper bound."""
+    """goal: what to reach, None where the figure only informs; runs: what `value` is the median of."""
 
     value: float
     unit: str
     goal: float | None = None
     runs: list[float] = []
-    at_most: bool = False
 
     @classmethod
-    def of(
-        cls, runs: Sequence[float], unit: str, goal: float | None = None, *, at_most: bool = False
-    ) -> Figure:
+    def of(cls, runs: Sequence[float], unit: str, goal: float | None = None) -> Figure:
         """The median of the runs."""
-        return cls(statistics.median(runs), unit, goal, list(runs), at_most)
+        return cls(statistics.median(runs), unit, goal, list(runs))
+
+    @property
+    def at_most(self) -> bool:
+        """Whether the goal is an upper bound."""
+        return self.unit in COSTS
 
     @property
     def met(self) -> bool | None:
@@ -54,11 +63,32 @@ class Result(msgspec.Struct, frozen=True):
     def here(cls, name: str, figures: dict[str, Figure]) -> Result:
         return cls(name, commit(), machine(), figures)
 
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        return msgspec.json.decode(path.read_bytes(), type=cls)
+
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
 
 
+# ---------------------------------------------------------------------- the command line of every benchmark
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """With `--json FILE` and `--quick`; `doc`: the benchmark's docstring, of which the first line is shown."""
+    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    made.add_argument("--json", type=Path, metavar="FILE", help="where to write the result")
+    made.add_argument("--quick", action="store_true", help="under a minute: whether it works, no measurement")
+    return made
+
+
+def report(result: Result, options: argparse.Namespace) -> None:
+    """Show the result, and write it where `--json` says."""
+    show([result])
+    if options.json:
+        result.write(options.json)
+
+
+# ---------------------------------------------------------------------- where it was measured
 def commit() -> str:
     """Short hash of the checkout, with `+` behind it where files have changed since; empty outside of git."""
     try:
@@ -90,6 +120,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+# ---------------------------------------------------------------------- as a table
 def table(results: Sequence[Result]) -> Table:
     shown = Table(
         "benchmark", "figure", "value", "unit", "goal", "met", "runs", title="Headwater, measured here"
@@ -99,7 +130,8 @@ def table(results: Sequence[Result]) -> Table:
     for result in results:
         shown.add_section()
         for key, figure in result.figures.items():
-            shown.add_row(result.name, key, _number(figure.value), figure.unit, *_goal(figure), _runs(figure))
+            runs = ", ".join(map(number, figure.runs[:SHOWN])) + (" …" if len(figure.runs) > SHOWN else "")
+            shown.add_row(result.name, key, number(figure.value), figure.unit, *goal(figure), runs)
     return shown
 
 
@@ -113,16 +145,13 @@ def show(results: Sequence[Result]) -> None:
     console.print(f"commit: {results[-1].commit or 'unknown'}", highlight=False)
 
 
-def _goal(figure: Figure) -> tuple[str, str]:
+def goal(figure: Figure) -> tuple[str, str]:
+    """The goal with its direction, and whether it is met; empty where there is none."""
     if figure.goal is None:
         return "", ""
     met: Any = {True: "yes", False: "no", None: ""}[figure.met]
-    return ("≤ " if figure.at_most else "≥ ") + _number(figure.goal), met
+    return ("≤ " if figure.at_most else "≥ ") + number(figure.goal), met
 
 
-def _runs(figure: Figure) -> str:
-    return ", ".join(map(_number, figure.runs))
-
-
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

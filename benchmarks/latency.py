@@ -1,139 +1,81 @@
 """Milliseconds from an event to its recommendation, at a steady rate.
 
-`python -m benchmarks.latency [--rate 500] [--json FILE] [--quick]`
+`python -m benchmarks.latency [--rate 1000] [--who headwater] [--json FILE] [--quick]`
 
 Open loop: an event counts from the moment at which it was meant to be sent, so that waiting counts too. One process sends
 the events and reads `recommendations`; it knows an event's recommendation by partition and offset of its source. Every
-event is another user's, so none is coalesced with a later one.
+event is another user's, so none is coalesced with a later one. Percentiles are those of an HdrHistogram, three digits.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import time
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
-import numpy as np
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from hdrh.histogram import HdrHistogram
 
-from benchmarks.figures import Figure, Result, show
-from benchmarks.stage import Stage, uniform
-from streamer.core.protocol import Source
+from benchmarks import figures
+from benchmarks.contestants import HEADWATER, PEERS, Contestant
+from benchmarks.figures import Figure, Result
+from benchmarks.load import Load
+from benchmarks.stage import Stage
 
 NAME = "latency"
+RATES = (100, 1000, 5000)
 WARM_UP_S = 5.0
-PATIENCE_S = 20.0
 PERCENTILES = {"p50_ms": 50.0, "p99_ms": 99.0, "p999_ms": 99.9}
-GOALS = {"p99_ms": 150.0}
-
-Place = tuple[int, int]
-"""Partition and offset of an event."""
+GOALS = {(1000.0, "p99_ms"): 50.0}
+LONGEST_US = 120_000_000
 
 
-class Listed(msgspec.Struct):
-    """What matters here of a recommendation."""
-
-    source: Source
-
-
-class Load:
-    """Sends events at their times and notes when their recommendations came."""
-
-    def __init__(self, brokers: str, rate: float) -> None:
-        self._brokers, self._rate = brokers, rate
-        self._meant: dict[Place, float] = {}
-        self._came: dict[Place, float] = {}
-
-    async def run(self, events: Iterable[tuple[bytes, bytes]]) -> list[float]:
-        """Seconds from meant-to-be-sent to received, of each event in order. Raises RuntimeError when one has no answer."""
-        producer = AIOKafkaProducer(bootstrap_servers=self._brokers, linger_ms=0)
-        consumer = AIOKafkaConsumer(
-            "recommendations",
-            bootstrap_servers=self._brokers,
-            auto_offset_reset="latest",
-            fetch_max_wait_ms=100,
-        )
-        async with producer, consumer:
-            await consumer.seek_to_end()
-            for partition in consumer.assignment():
-                await consumer.position(partition)
-            listener = asyncio.ensure_future(self._listen(consumer))
-            try:
-                await self._send(producer, events)
-                await asyncio.wait_for(self._all_came(), PATIENCE_S)
-            except TimeoutError:
-                raise RuntimeError(
-                    f"{len(self._missing())} of {len(self._meant)} events have no recommendation"
-                ) from None
-            finally:
-                listener.cancel()
-        return [
-            self._came[place] - meant
-            for place, meant in sorted(self._meant.items(), key=lambda pair: pair[1])
-        ]
-
-    async def _send(self, producer: Any, events: Iterable[tuple[bytes, bytes]]) -> None:
-        started, sent = time.perf_counter() + 0.1, []
-        for number, (key, value) in enumerate(events):
-            meant = started + number / self._rate
-            if (early := meant - time.perf_counter()) > 0:
-                await asyncio.sleep(early)
-            sent.append((meant, await producer.send("events", value, key)))
-        for meant, acknowledged in sent:
-            place = await acknowledged
-            self._meant[place.partition, place.offset] = meant
-
-    async def _listen(self, consumer: Any) -> None:
-        decode = msgspec.json.Decoder(Listed).decode
-        while True:
-            fetched = await consumer.getmany(timeout_ms=1000)
-            now = time.perf_counter()
-            for records in fetched.values():
-                for record in records:
-                    source = decode(record.value).source
-                    self._came.setdefault((source.partition, source.offset), now)
-
-    def _missing(self) -> set[Place]:
-        return self._meant.keys() - self._came.keys()
-
-    async def _all_came(self) -> None:
-        while self._missing():
-            await asyncio.sleep(0.1)
+def histogram(waits_s: Sequence[float]) -> HdrHistogram:
+    """Of microseconds."""
+    made = HdrHistogram(1, LONGEST_US, 3)
+    for wait_s in waits_s:
+        made.record_value(min(LONGEST_US, max(1, round(wait_s * 1e6))))
+    return made
 
 
-def measure(stage: Stage, *, rate: float = 500.0, quick: bool = False) -> Result:
+def measure(rate: float = 1000.0, *, who: Contestant = HEADWATER, quick: bool = False) -> Result:
     seconds, rounds = (8.0, 1) if quick else (25.0, 3)
     warm_up, each = int(rate * WARM_UP_S), int(rate * (WARM_UP_S + seconds))
-    percentiles: dict[str, list[float]] = {key: [] for key in PERCENTILES}
-    worker = stage.headwater("latency", skip=("items", "events"))
-    try:
-        stage.wait(lambda: worker.said("ready: generation"), worker, "the worker")
-        for number in range(rounds):
-            waits = stage.loop.run(Load(stage.brokers, rate).run(uniform(each, number * each)))[warm_up:]
-            for key, percent in PERCENTILES.items():
-                percentiles[key].append(float(np.percentile(waits, percent)) * 1000)
-            print(", ".join(f"{key} {runs[-1]:.1f}" for key, runs in percentiles.items()), flush=True)
-    finally:
-        worker.kill()
-    figures = {key: Figure.of(runs, "ms", GOALS.get(key), at_most=True) for key, runs in percentiles.items()}
-    return Result.here(f"{NAME}-{rate:g}", figures)
+    runs: dict[str, list[float]] = {key: [] for key in PERCENTILES}
+    cpu_us = []
+    with Stage.open() as stage:
+        worker = who.start(stage, "latency")
+        try:
+            before = stage.log_end("recommendations")
+            stage.send("events", stage.workload.events(1, 0))
+            stage.wait(lambda: stage.log_end("recommendations") > before, worker, "the first recommendation")
+            for number in range(rounds):
+                spent = worker.cpu_s()
+                events = stage.workload.events(each, 1 + number * each)
+                waits = stage.loop.run(Load(stage.brokers, rate).run(events))
+                cpu_us.append((worker.cpu_s() - spent) / each * 1e6)
+                found = histogram(waits[warm_up:])
+                for key, percent in PERCENTILES.items():
+                    runs[key].append(found.get_value_at_percentile(percent) / 1000)
+                print(", ".join(f"{key} {values[-1]:.1f}" for key, values in runs.items()), flush=True)
+        finally:
+            worker.kill()
+    made = {key: Figure.of(values, "ms", _goal(who, rate, key)) for key, values in runs.items()}
+    made["cpu_us"] = Figure.of(cpu_us, "µs/event")
+    return Result.here(f"{NAME}-{rate:g}" + ("" if who is HEADWATER else f"-{who.name}"), made)
+
+
+def _goal(who: Contestant, rate: float, key: str) -> float | None:
+    return GOALS.get((rate, key)) if who is HEADWATER else None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rate", type=float, default=500.0, help="events per second")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--quick", action="store_true", help="one short run")
+    parser = figures.parser(__doc__)
+    parser.add_argument("--rate", type=float, default=1000.0, help="events per second")
+    names = {each.name: each for each in (HEADWATER, *PEERS)}
+    parser.add_argument("--who", choices=names, default=HEADWATER.name, help="whose worker")
     options = parser.parse_args()
-    with Stage.open() as stage:
-        result = measure(stage, rate=options.rate, quick=options.quick)
-    show([result])
-    if options.json:
-        result.write(options.json)
+    who = names[options.who]
+    if reason := who.missing():
+        raise SystemExit(f"{NAME}: {who.name} cannot run here: {reason}")
+    figures.report(measure(options.rate, who=who, quick=options.quick), options)
 
 
 if __name__ == "__main__":

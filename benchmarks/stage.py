@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +19,61 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks import artefact, cores
-from benchmarks.artefact import ITEMS
-from streamer.core.protocol import ItemRecord, encode
-from streamer.serving.artefact import release_record
+from benchmarks.child import Child
+from benchmarks.workloads import Workload, uniform
+from streamer.core.manifest import CONTENT_DIM
+from streamer.core.partitioner import Partitioner
+from streamer.core.protocol import ItemVector, encode
+from streamer.serving.artefact import read_manifest, release_record
 from streamer.settings import Settings
 from streamer.transport.local_broker import LocalKafka
 from streamer.transport.topics import ensure_topics
 
 ROOT = Path(__file__).resolve().parents[1]
-USERS = 20_000
 PARTITIONS = 8
-START_MS = 1_700_000_000_000
 READY_TIMEOUT_S = 120.0
+BATCH_BYTES = 512 << 10
 
-Record = tuple[bytes | None, bytes | None]
-
-
-@dataclass
-class Child:
-    """A started process and its log."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def said(self, words: str) -> bool:
-        """Whether its log holds `words`. Raises RuntimeError when it has ended without."""
-        text = self.log.read_text(errors="replace")
-        if words not in text and self.process.poll() is not None:
-            raise RuntimeError(f"{self.log.stem} ended with {self.process.returncode}:\n{text[-3000:]}")
-        return words in text
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+Record = tuple[bytes, bytes]
+Ends = dict[int, int]
+"""Partition → the offset behind its last record."""
 
 
 class Stage:
-    """One broker with the topics of a deployment; every measured process is a consumer group of its own."""
+    """One broker with the topics of a deployment; every measured process is a consumer group of its own.
 
-    def __init__(self, folder: Path, brokers: str, working: set[int]) -> None:
-        self.folder, self.brokers, self._working = folder, brokers, working
+    artefact: what is released, for the workload's items. items_file: JSON, item id → categories.
+    """
+
+    def __init__(
+        self, folder: Path, brokers: str, working: set[int], workload: Workload, partitions: int, model: Path
+    ) -> None:
+        self.folder, self.brokers, self.workload, self.partitions = folder, brokers, workload, partitions
+        self.artefact, self.items_file = model, folder / "items.json"
         self.loop = asyncio.Runner()
+        self._working = working
         self._watcher: Any = None
-        self.artefact = folder / "artefact"
-        self.items_file = folder / "items.json"
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls) -> Iterator[Stage]:
-        """A broker on one core, with topics, model and catalogue; the measured processes run on the other."""
+    def open(
+        cls, workload: Workload | None = None, *, partitions: int = PARTITIONS, model: Path | None = None
+    ) -> Iterator[Stage]:
+        """A broker on one core, with topics, model and catalogue; the measured processes run on the other.
+
+        model: an artefact to release instead of one with random weights for the workload's items.
+        """
+        workload = workload or uniform()
+        model = model or artefact.built(len(workload.items))
         working, serving = cores.choose()
         before = os.sched_getaffinity(0) if serving else set()
         folder = Path(tempfile.mkdtemp(prefix="headwater-bench-"))
         try:
             cores.pin(serving)
             with LocalKafka(folder / "kafka", say=print) as broker:
-                stage = cls(folder, broker.address, working)
+                stage = cls(folder, broker.address, working, workload, partitions, model)
                 try:
-                    stage.fill()
+                    stage._fill()
                     yield stage
                 finally:
                     stage.loop.run(stage._leave())
@@ -97,57 +90,110 @@ class Stage:
         return {
             "HEADWATER_BROKERS": self.brokers,
             "HEADWATER_GROUP": group,
-            "HEADWATER_PARTITIONS": str(PARTITIONS),
+            "HEADWATER_PARTITIONS": str(self.partitions),
             "HEADWATER_STATE_DIR": str(self.folder / group),
             "HEADWATER_CACHE_DIR": str(self.folder / "cache"),
             "HEADWATER_METRICS_PORT": "0",
             "HEADWATER_DEVICE": "cpu",
         }
 
-    def fill(self) -> None:
-        """Release a model and publish the catalogue; a worker embeds it once, for all later ones."""
-        self.artefact = artefact.build(self.folder / "model")
-        items = [ItemRecord(f"i{i}", f"Title number {i}", categories=categories(i)) for i in range(ITEMS)]
+    def _fill(self) -> None:
+        """Release the model, and publish what a worker would make of the workload's items."""
+        items = self.workload.items
         self.items_file.write_bytes(msgspec.json.encode({item.item_id: item.categories for item in items}))
         self.loop.run(ensure_topics(self.settings()))
+        encoder = read_manifest(self.artefact).encoder
+        content = np.zeros(CONTENT_DIM, np.float16).tobytes()  # trained items have the model's own vectors
         self.send("models", [(b"champion", encode(release_record(self.artefact)))])
-        self.send("items", [(item.item_id.encode(), encode(item)) for item in items])
-        embedder = self.headwater("embedder", skip=())
-        try:
-            self.wait(lambda: self.log_end("item-vectors") >= ITEMS, embedder, "the catalogue")
-        finally:
-            embedder.kill()
+        self.send(
+            "item-vectors",
+            (
+                (item.item_id.encode(), encode(vector))
+                for offset, item in enumerate(items)
+                for vector in [
+                    ItemVector(item.item_id, encoder, content, item.available, item.categories, 0, offset)
+                ]
+            ),
+        )
+
+    # ------------------------------------------------------------------ what the log holds
+    def ends(self, topic: str) -> Ends:
+        """Records of other runs included."""
+        return {where.partition: end for where, end in self.loop.run(self._ends(topic)).items()}
 
     def log_end(self, topic: str) -> int:
-        """Records of all partitions, those of other runs included."""
-        return sum(self.loop.run(self._ends(topic)).values())
+        """Records of all partitions."""
+        return sum(self.ends(topic).values())
 
     async def _ends(self, topic: str) -> dict[Any, int]:
+        watcher = await self._watching()
+        return dict(await watcher.end_offsets(await _partitions(watcher, topic)))
+
+    def values(self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[bytes]:
+        """The values of the records from `starts` to before `ends`, by partition."""
+        return (value for _, value in self.records(topic, starts, ends))
+
+    def records(self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[Record]:
+        """Keys and values, like `values`."""
+        for partition, end in ends.items():
+            where, at = TopicPartition(topic, partition), starts[partition]
+            while at < end:
+                fetched = self.loop.run(self._fetch(where, at))
+                yield from ((record.key, record.value) for record in fetched if record.offset < end)
+                at = fetched[-1].offset + 1 if fetched else at
+
+    async def _fetch(self, where: Any, at: int) -> list[Any]:
+        """Some records from offset `at` on, none when they take a second to come."""
+        watcher = await self._watching()
+        if watcher.assignment() != {where}:
+            watcher.assign([where])
+        watcher.seek(where, at)
+        found: list[Any] = (await watcher.getmany(where, timeout_ms=1000)).get(where, [])
+        return found
+
+    def bytes_on_disk(self, topic: str) -> int:
+        """What the broker's log holds of a topic: record batches as they came over the wire."""
+        logs = (self.folder / "kafka" / LocalKafka.LOG).glob(f"{topic}-*/*.log")
+        return sum(path.stat().st_size for path in logs)
+
+    async def _watching(self) -> Any:
         if self._watcher is None:
-            self._watcher = AIOKafkaConsumer(bootstrap_servers=self.brokers)
+            self._watcher = AIOKafkaConsumer(
+                bootstrap_servers=self.brokers, enable_auto_commit=False, max_partition_fetch_bytes=4 << 20
+            )
             await self._watcher.start()
-        return dict(await self._watcher.end_offsets(await _partitions(self._watcher, topic)))
+        return self._watcher
 
     async def _leave(self) -> None:
         if self._watcher is not None:
             await self._watcher.stop()
 
     # ------------------------------------------------------------------ who works
-    def headwater(self, group: str, skip: Sequence[str] = ("items",)) -> Child:
-        """A `headwater worker` at the start of `events`, but at the ends of the topics to `skip`."""
+    def headwater(
+        self, group: str, name: str | None = None, *, skip: Sequence[str] = (), **settings: Any
+    ) -> Child:
+        """A `headwater worker` at the start of `events`, but at the ends of the topics to `skip`; `settings` on top.
+
+        name: of its log; the group's by default.
+        """
         self.loop.run(ensure_topics(self.settings(group)))
         for topic in skip:
             self.loop.run(self._commit_end(topic, group))
-        return self.start(group, ["-m", "streamer", "worker"], self.environment(group))
+        given = {f"HEADWATER_{name.upper()}": str(value) for name, value in settings.items()}
+        return self.python(name or group, ["-m", "streamer", "worker"], self.environment(group) | given)
 
-    def start(self, name: str, program: list[str], environment: Mapping[str, str]) -> Child:
+    def python(self, name: str, program: Sequence[str], environment: Mapping[str, str]) -> Child:
         """A Python process on the core of who is measured."""
+        return self.start(name, [sys.executable, *program], {"PYTHONPATH": str(ROOT), **environment})
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """A process on the core of who is measured."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")}
         log = self.folder / f"{name}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, *program],
-                env={**clean, "PYTHONPATH": str(ROOT), **environment},
+                list(command),
+                env={**clean, **environment},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
@@ -165,57 +211,33 @@ class Stage:
 
     def wait(self, done: Callable[[], bool], child: Child, what: str) -> None:
         """Raises RuntimeError when `child` ends or time runs out first."""
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while not done():
-            child.said("\0")
-            if time.monotonic() > deadline:
-                log = child.log.read_text(errors="replace")[-3000:]
-                raise RuntimeError(f"{what} did not come within {READY_TIMEOUT_S:.0f} s:\n{log}")
-            time.sleep(0.2)
+        child.wait(done, what, READY_TIMEOUT_S)
 
     # ------------------------------------------------------------------ what flows
     def send(self, topic: str, records: Iterable[Record]) -> None:
         self.loop.run(self._send(topic, records))
 
     async def _send(self, topic: str, records: Iterable[Record]) -> None:
-        async with AIOKafkaProducer(
-            bootstrap_servers=self.brokers, linger_ms=5, max_batch_size=256 << 10
-        ) as producer:
-            last = None
+        """In batches of our own making: several times faster than a call to `send` for each record."""
+        async with AIOKafkaProducer(bootstrap_servers=self.brokers, max_batch_size=BATCH_BYTES) as producer:
+            partitions = len(await producer.partitions_for(topic))
+            partition_of = functools.cache(Partitioner("murmur2").partition)
+            batches: dict[int, Any] = {}
+            sent = []
             for key, value in records:
-                last = await producer.send(topic, value, key)
-            await producer.flush()
-            if last is not None:
-                await last
+                partition = partition_of(key, partitions)
+                batch = batches.get(partition)
+                if batch is None or batch.append(timestamp=None, key=key, value=value) is None:
+                    if batch is not None:
+                        sent.append(await producer.send_batch(batch, topic, partition=partition))
+                    batch = batches[partition] = producer.create_batch()
+                    batch.append(timestamp=None, key=key, value=value)
+            for partition, batch in batches.items():
+                sent.append(await producer.send_batch(batch, topic, partition=partition))
+            await asyncio.gather(*sent)
 
 
 async def _partitions(consumer: Any, topic: str) -> list[Any]:
     # The first metadata of a client without topics names none.
     await consumer._client.add_topic(topic)
     return [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-
-
-def categories(item: int) -> list[str]:
-    """Two of some twenty, as films have."""
-    return [f"genre-{item % 17}", f"mood-{item % 5}"]
-
-
-def uniform(n: int, first: int = 0, start_ms: int = START_MS) -> Iterator[tuple[bytes, bytes]]:
-    """Events `first` to `first + n`, about 180 bytes each: every one another of USERS users, in turn."""
-    rng = np.random.default_rng(first)
-    items, stars = rng.integers(ITEMS, size=n).tolist(), rng.integers(1, 6, size=n).tolist()
-    kinds = rng.choice(["view", "click", "rating", "purchase"], size=n, p=[0.4, 0.3, 0.2, 0.1]).tolist()
-    encode_json = msgspec.json.encode
-    for i, (item, star, kind) in enumerate(zip(items, stars, kinds, strict=True), first):
-        user = f"user-{i % USERS:06d}"
-        event = {
-            "event_id": uuid.UUID(int=i).hex,
-            "user_id": user,
-            "type": kind,
-            "timestamp_ms": start_ms + i,
-            "item_id": f"i{item}",
-            "session_id": f"session-{i % USERS:08d}",
-        }
-        if kind == "rating":
-            event["value"] = float(star)
-        yield user.encode(), encode_json(event)

@@ -1,153 +1,113 @@
-"""Events per second of the whole job on one worker process, beside plain Faust and beside mere reading.
+"""Events per second of the whole job on one worker process, beside its peers and beside mere reading.
 
-`python -m benchmarks.throughput [--workload uniform] [--json FILE] [--quick]`
+`python -m benchmarks.throughput [--workload uniform] [--peers quix,kafka_streams] [--json FILE] [--quick]`
 
-Each runs alone on one core, broker and load on another, on the same log from its start; runs are interleaved and the
-median counts. A worker's time runs from its first output on `recommendations` to the last one of the run: until the log
-is absorbed or the seconds of a run are over. In this workload every event of a batch is another user's, so there is one
-recommendation per event.
+Each runs alone on one core, broker and load on another, on the same log from its start; runs are interleaved and the median
+counts. After its first output and a warm-up a worker is watched until the log is absorbed or the seconds of a run are over.
+How far it came is read from the sources that its outputs name, so an event counts when its user was refreshed, whether by a
+list of its own or by that of a later event. What the first run of each puts out is compared with Headwater's.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from benchmarks import cores
-from benchmarks.figures import Figure, Result, show
-from benchmarks.stage import PARTITIONS, Child, Stage, uniform
+from benchmarks import figures
+from benchmarks.child import Child
+from benchmarks.contestants import HEADWATER, PEERS, Contestant, present
+from benchmarks.figures import Figure, Result
+from benchmarks.outputs import WrongOutput
+from benchmarks.race import Race, Speed
+from benchmarks.stage import Stage
+from benchmarks.workloads import WORKLOADS, NoData, workload
 
 NAME = "throughput"
-SAMPLE_S = 0.1
-WORKLOADS = {"uniform": uniform}
+EVENTS = {"uniform": 600_000, "zipf": 1_200_000, "ml-100k": 1_200_000, "fat-catalogue": 60_000}
+QUICK_EVENTS = 60_000
+GOALS = {
+    "uniform": {"vs_plain_faust": 25.0, "vs_quix": 2.5, "vs_kafka_streams": 2.0, "share_of_raw": 0.12},
+    "zipf": {"vs_plain_faust": 60.0, "vs_quix": 5.0, "share_of_raw": 0.25},
+    "ml-100k": {"vs_plain_faust": 60.0, "vs_quix": 5.0, "share_of_raw": 0.25},
+}
 
 
-@dataclass
-class Speed:
-    """What one process did in one run."""
-
-    events_per_s: float
-    cpu_us: float
-    """Processor time per event, in µs: what a busy machine distorts least."""
-
-
-@dataclass
-class Peer:
-    name: str
-    run: Callable[[str], Speed]
-    speeds: list[Speed] = field(default_factory=list)
+def raw(stage: Stage, group: str, events: int) -> Speed:
+    """The ceiling: reads and decodes."""
+    child: Child = stage.python(
+        group, ["-m", "benchmarks.peers.raw", stage.brokers, "events", str(events)], {}
+    )
+    child.process.wait()
+    if not child.said("read"):
+        raise RuntimeError(child.tail())
+    _, n, seconds, cpu = child.log.read_text().split()[-4:]
+    return Speed(float(n) / float(seconds), float(cpu) / float(n) * 1e6, 0.0)
 
 
-class Race:
-    """The peers on one stage."""
-
-    def __init__(self, stage: Stage, events: int, seconds: float) -> None:
-        self._stage, self._events, self._seconds = stage, events, seconds
-        self.peers = [
-            Peer("headwater", lambda group: self._watch(stage.headwater(group))),
-            Peer("plain_faust", lambda group: self._watch(self._plain_faust(group))),
-            Peer("raw", self._raw),
-        ]
-
-    def run(self, rounds: int) -> dict[str, list[Speed]]:
-        for number in range(rounds):
-            for peer in self.peers:
-                speed = peer.run(f"{peer.name}-{number}".replace("_", "-"))
-                print(
-                    f"{peer.name}: {speed.events_per_s:,.0f} events/s, {speed.cpu_us:.0f} µs of processor each",
-                    flush=True,
-                )
-                peer.speeds.append(speed)
-        return {peer.name: peer.speeds for peer in self.peers}
-
-    def _watch(self, child: Child) -> Speed:
-        """Follow a worker's outputs from its first one on; then kill it."""
-        stage, pid = self._stage, child.process.pid
-        before = stage.log_end("recommendations")
-        try:
-            stage.wait(lambda: stage.log_end("recommendations") > before, child, "the first recommendation")
-            first, started, spent = stage.log_end("recommendations"), time.monotonic(), cores.cpu_seconds(pid)
-            seen, last, cpu, deadline = first, started, spent, started + self._seconds
-            while seen < before + self._events and time.monotonic() < deadline + 5:
-                child.said("\0")
-                now, end = time.monotonic(), stage.log_end("recommendations")
-                if end > seen:
-                    seen, last, cpu = end, now, cores.cpu_seconds(pid)
-                    if now > deadline:
-                        break
-                time.sleep(SAMPLE_S)
-        finally:
-            child.kill()
-        if seen == first:
-            raise RuntimeError(f"{child.log.stem} had finished before it could be watched: use more events")
-        return Speed((seen - first) / (last - started), (cpu - spent) / (seen - first) * 1e6)
-
-    def _plain_faust(self, group: str) -> Child:
-        stage = self._stage
-        environment = {
-            "PLAIN_GROUP": group,
-            "PLAIN_BROKERS": stage.brokers,
-            "PLAIN_PARTITIONS": str(PARTITIONS),
-            "PLAIN_DATA": str(stage.folder / group),
-            "PLAIN_MODEL": str(stage.artefact),
-            "PLAIN_ITEMS": str(stage.items_file),
-        }
-        program = ["-m", "benchmarks.peers.plain_faust", "worker", "-l", "warn", "--without-web"]
-        return stage.start(group, program, environment)
-
-    def _raw(self, group: str) -> Speed:
-        stage = self._stage
-        program = ["-m", "benchmarks.peers.raw", stage.brokers, "events", str(self._events)]
-        child = stage.start(group, program, {})
-        child.process.wait()
-        if not child.said("read"):
-            raise RuntimeError(child.log.read_text())
-        _, events, seconds, cpu = child.log.read_text().split()[-4:]
-        return Speed(float(events) / float(seconds), float(cpu) / float(events) * 1e6)
-
-
-def figures(speeds: dict[str, list[Speed]]) -> dict[str, Figure]:
+def ratios(speeds: dict[str, list[Speed]], workload: str) -> dict[str, Figure]:
     """Ratios are those of the medians; their runs those of each round."""
-    ours, faust, raw = (
-        [s.events_per_s for s in speeds[name]] for name in ("headwater", "plain_faust", "raw")
-    )
-    found = {name: Figure.of(runs, "events/s") for name, runs in zip(KEYS, (ours, faust, raw), strict=True)}
-    middle, theirs, ceiling = (found[name].value for name in KEYS)
-    by_round = [a / b for a, b in zip(ours, faust, strict=True)]
-    of_raw = [a / b for a, b in zip(ours, raw, strict=True)]
-    found["vs_plain_faust"] = Figure(middle / theirs, "×", 8.0, by_round)
-    found["share_of_raw"] = Figure(middle / ceiling, "of raw", None, of_raw)
-    for name in ("headwater", "plain_faust"):
-        found[f"{name}_cpu_us"] = Figure.of([s.cpu_us for s in speeds[name]], "µs/event")
-    found["vs_plain_faust_cpu"] = Figure(
-        found["plain_faust_cpu_us"].value / found["headwater_cpu_us"].value, "×"
-    )
+    goals = GOALS.get(workload, {})
+    per_s = {name: [each.events_per_s for each in found] for name, found in speeds.items()}
+    ours = per_s[HEADWATER.name]
+    found = {"events_per_s": Figure.of(ours, "events/s")}
+    for name, runs in per_s.items():
+        if name != HEADWATER.name:
+            key = "share_of_raw" if name == "raw" else f"vs_{name}"
+            by_round = [a / b for a, b in zip(ours, runs, strict=True)]
+            value = found["events_per_s"].value / Figure.of(runs, "").value
+            found[key] = Figure(value, "of raw" if name == "raw" else "×", goals.get(key), by_round)
+            found[f"{name}_events_per_s"] = Figure.of(runs, "events/s")
+    for name, found_speeds in speeds.items():
+        found[f"{name}_cpu_us"] = Figure.of([each.cpu_us for each in found_speeds], "µs/event")
+    for name in per_s.keys() - {HEADWATER.name, "raw"}:
+        theirs, mine = found[f"{name}_cpu_us"], found[f"{HEADWATER.name}_cpu_us"]
+        by_round = [a / b for a, b in zip(theirs.runs, mine.runs, strict=True)]
+        found[f"vs_{name}_cpu"] = Figure(theirs.value / mine.value, "×", None, by_round)
+    found["lists_per_event"] = Figure.of([s.outputs_per_event for s in speeds[HEADWATER.name]], "lists/event")
     return found
 
 
-KEYS = ("events_per_s", "plain_faust_events_per_s", "raw_events_per_s")
+def race(
+    stage: Stage, contestants: list[Contestant], events: int, rounds: int, warm_up_s: float, seconds: float
+) -> dict[str, list[Speed]]:
+    track = Race(stage, warm_up_s, seconds)
+    speeds: dict[str, list[Speed]] = {}
+    for number in range(rounds):
+        for contestant in contestants:
+            speed = track.run(contestant, number)
+            if contestant is not HEADWATER and not 0.95 < speed.outputs_per_event < 1.05:
+                raise WrongOutput(
+                    f"{contestant.name} published {speed.outputs_per_event:.3f} lists per event"
+                )
+            _note(speeds, contestant.name, speed)
+        _note(speeds, "raw", raw(stage, f"raw-{number}", events))
+    return speeds
 
 
-def measure(stage: Stage, *, workload: str = "uniform", quick: bool = False) -> Result:
-    events, seconds, rounds = (60_000, 5.0, 1) if quick else (240_000, 12.0, 3)
-    stage.send("events", WORKLOADS[workload](events))
-    return Result.here(NAME, figures(Race(stage, events, seconds).run(rounds)))
+def _note(speeds: dict[str, list[Speed]], name: str, speed: Speed) -> None:
+    print(f"{name}: {speed.events_per_s:,.0f} events/s, {speed.cpu_us:.1f} µs of processor each", flush=True)
+    speeds.setdefault(name, []).append(speed)
+
+
+def measure(name: str = "uniform", *, peers: list[str] | None = None, quick: bool = False) -> Result:
+    """Raises NoData when the workload cannot be had."""
+    chosen = workload(name)
+    events = min(QUICK_EVENTS, EVENTS[name]) if quick else EVENTS[name]
+    warm_up_s, seconds, rounds = (0.5, 2.5, 1) if quick else (6.0, 10.0, 3)
+    contestants = present(peers)
+    with Stage.open(chosen) as stage:
+        stage.send("events", chosen.events(events, 0))
+        speeds = race(stage, contestants, events, rounds, warm_up_s, seconds)
+    return Result.here(f"{NAME}-{name}", ratios(speeds, name))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = figures.parser(__doc__)
     parser.add_argument("--workload", choices=WORKLOADS, default="uniform")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--quick", action="store_true", help="one short run each")
+    parser.add_argument("--peers", help=f"some of {','.join(each.name for each in PEERS)}; all by default")
     options = parser.parse_args()
-    with Stage.open() as stage:
-        result = measure(stage, workload=options.workload, quick=options.quick)
-    show([result])
-    if options.json:
-        result.write(options.json)
+    peers = None if options.peers is None else options.peers.split(",")
+    try:
+        figures.report(measure(options.workload, peers=peers, quick=options.quick), options)
+    except NoData as reason:
+        raise SystemExit(f"{NAME}: {reason}") from None
 
 
 if __name__ == "__main__":
