@@ -108,7 +108,7 @@ class Refresh:
 
     def _profiles(self, view: StateView, stamp: Stamp) -> list[bytes]:
         champion = self._champion
-        probabilities = champion.interests(view.heads["gru"])
+        probabilities = champion.interests(view.heads["gru"].astype(np.float32))
         return profiles(
             view,
             np.arange(stamp.n),
@@ -132,7 +132,7 @@ class Refresh:
         if self._how.exclude_seen:
             excluded = exclusions(*view.seen, champion.catalogue.rows)
         usable = heads["usable"] > 0
-        scores, rows = champion.score(heads["gru"], excluded, self._how.top_k)
+        scores, rows = champion.score(heads["gru"].astype(np.float32), excluded, self._how.top_k)
         if not usable.all() and scores.shape[1]:
             cold = np.flatnonzero(~usable)
             theirs = np.isin(excluded[:, 0], cold)

@@ -66,8 +66,9 @@ class Settings:
     cache_dir: Path = field(default=Path(".headwater/cache"), metadata=_by(values.folder))
     standby_replicas: int = field(default=0, metadata=_by(values.whole(0, 10)))
     changelog_compression: str = field(
-        default="none", metadata=_by(values.one_of("none", "gzip", "snappy", "lz4", "zstd"))
+        default="zstd", metadata=_by(values.one_of("none", "gzip", "snappy", "lz4", "zstd"))
     )
+    """zstd halves what an event costs on the wire and on the brokers' disks, for a tenth of the worker's time."""
     window: int = field(default=100, metadata=_by(values.whole(1, 4080)))
     """Events per user that the model looks at."""
     grace_s: float = field(default=3600.0, metadata=_by(values.number(0, 366 * 86400)))

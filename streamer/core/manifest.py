@@ -17,7 +17,7 @@ from streamer.errors import ManifestInvalid, TensorMismatch
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 CONTENT_DIM = 384
 """Length of a text encoder's embedding."""
 MAX_TYPES = 32

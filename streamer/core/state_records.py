@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import StateError, UnknownSchema
 
-SCHEMA = 1
+SCHEMA = 2
 SEGMENT_EVENTS = 16
 """Events of one segment of the behaviour window."""
 INTEREST_SLOTS = 12
@@ -58,7 +58,10 @@ CHUNK_PREFIXES = [b"c" + struct.pack(">H", index) for index in range(CHUNK_RING)
 
 @functools.cache
 def head_dtype(hidden: int) -> np.dtype[Any]:
-    """Fixed part of a head whose GRU state has `hidden` numbers; TAIL_ENTRY records follow it."""
+    """Fixed part of a head whose GRU state has `hidden` numbers; TAIL_ENTRY records follow it.
+
+    The state is rounded to half precision after every event, wherever batches are cut; the model computes in single.
+    """
     return np.dtype(
         [
             ("schema", "u1"),
@@ -78,7 +81,7 @@ def head_dtype(hidden: int) -> np.dtype[Any]:
             ("sealed", "<u4"),
             ("chunks", "<u2"),
             ("rebuilt", "<i8"),
-            ("gru", "<f4", (hidden,)),
+            ("gru", "<f2", (hidden,)),
             ("interests_time", "<i8"),
             ("interests", INTEREST, (INTEREST_SLOTS,)),
             ("window", ENTRY, (SEGMENT_EVENTS,)),

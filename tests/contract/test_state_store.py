@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from streamer.core.state_records import applied
+from streamer.core.state_records import SCHEMA, applied
 from streamer.errors import StateError, UnknownSchema
 from streamer.transport.app import BatchApp
 from streamer.transport.batch_producer import BatchProducer
@@ -31,7 +31,7 @@ P = 3
 
 
 def record(applied: int, body: bytes = b"") -> bytes:
-    return struct.pack("<BBq", 1, ord("h"), applied) + body
+    return struct.pack("<BBq", SCHEMA, ord("h"), applied) + body
 
 
 class MemoryStore:

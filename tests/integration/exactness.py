@@ -80,8 +80,11 @@ class _Run:
     records: list[_Record]
 
 
-def differences(streamed: Table, expected: Table, hidden: int, tolerance: float = 1e-4) -> list[str]:
-    """What differs: windows, counters and interests must be equal bytes, the GRU state within the tolerance."""
+def differences(streamed: Table, expected: Table, hidden: int, tolerance: float = 4e-3) -> list[str]:
+    """What differs: windows, counters and interests must be equal bytes, the GRU state within the tolerance.
+
+    It is kept in half precision (steps of 5e-4 below 1), where sums taken in another order may round to the next number.
+    """
     found = []
     for key in sorted(streamed.keys() | expected.keys()):
         ours, theirs = streamed.get(key), expected.get(key)

@@ -1,7 +1,7 @@
 """Nothing lost, nothing applied twice: real workers come, go, die and freeze under load; then every record is checked.
 
 Each round ends with the offline recomputation over the same log: windows, counters and interests byte for byte, GRU
-states within 1e-4. What is counted is events, not luck: each fault must have happened, or the test fails.
+states within 4e-3. What is counted is events, not luck: each fault must have happened, or the test fails.
 """
 
 from __future__ import annotations

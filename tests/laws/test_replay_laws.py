@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamer.core import replay
 from streamer.core.replay import EMPTY, UNKNOWN, Replay, applied_offsets
-from streamer.core.state_records import applied
+from streamer.core.state_records import SCHEMA, applied
 
 KEYS = [b"ha", b"hb", b"hc", b"s\0a", b"c\0\1b"]
 
@@ -20,7 +20,7 @@ Log = list[tuple[bytes, bytes | None]]
 
 
 def record(offset: int, body: int) -> bytes:
-    return struct.pack("<BBqB", 1, b"hsc"[body % 3], offset, body)
+    return struct.pack("<BBqB", SCHEMA, b"hsc"[body % 3], offset, body)
 
 
 offsets = st.one_of(st.integers(0, 12), st.just(-1), st.integers(-(1 << 40), 1 << 40))

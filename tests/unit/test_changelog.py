@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from streamer.core.state_records import SCHEMA
 from streamer.errors import ForeignWrite
 from streamer.transport.batch_producer import Sent
 from streamer.transport.changelog import Changelog
@@ -16,7 +17,7 @@ P = 2
 
 
 def head(applied: int, body: bytes = b"") -> bytes:
-    return struct.pack("<BBq", 1, ord("h"), applied) + body
+    return struct.pack("<BBq", SCHEMA, ord("h"), applied) + body
 
 
 class Log:

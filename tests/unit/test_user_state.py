@@ -52,7 +52,7 @@ def stored(events: int, hidden: int = 3) -> dict[bytes, bytes]:
 def test_layouts_are_those_of_the_records_already_written() -> None:
     assert (ENTRY.itemsize, SEGMENT.itemsize) == (25, 14 + 16 * 25)
     # 72 bytes before the GRU state; the interests' time and the 12 interests; the open segment
-    assert head_dtype(64).itemsize == 72 + 64 * 4 + 8 + 12 * 12 + 16 * 25
+    assert head_dtype(64).itemsize == 72 + 64 * 2 + 8 + 12 * 12 + 16 * 25
 
 
 def test_a_user_without_a_record_starts_afresh() -> None:
@@ -141,10 +141,10 @@ def test_damaged_records_are_named(damage: object, says: str) -> None:
 def test_a_newer_schema_is_refused_whatever_its_length() -> None:
     store = stored(40)
     for key in (b"hu", b"s\0u"):
-        with pytest.raises(UnknownSchema, match="schema version 2, this release reads 1"):
-            load({**store, key: b"\2" + store[key][1:] + b"more"}, [b"u"])
+        with pytest.raises(UnknownSchema, match="schema version 3, this release reads 2"):
+            load({**store, key: b"\3" + store[key][1:] + b"more"}, [b"u"])
     with pytest.raises(StateError, match="cut off"):
-        applied(b"\1h")
+        applied(b"\2h")
 
 
 def test_columns_of_events() -> None:
