@@ -9,7 +9,6 @@ import argparse
 import json
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,12 @@ from rich.console import Console
 
 from model_export.event_log import CACHE, EVENT_COLUMNS, KAFKA, LogOptions, load_log
 from model_export.interactions import Interactions
+from model_export.training_options import add_training_options, training_config
 from streamer.core.event_types import EventTypes
 from streamer.errors import DataError
 
 WINDOW = 100
 """Events of the behaviour window, as in the worker's default settings."""
-_OPTIONS = {
-    "epochs": "train for at most so many epochs",
-    "patience": "stop after so many epochs without a better validation NDCG@10",
-    "hidden": "size H of a user's state",
-    "dim": "size D of an item's vector",
-    "dropout": "on inputs and states",
-    "learning_rate": "of Adam, at its highest",
-    "batch_events": "events in a batch",
-    "validation_fraction": "last part of the training events, by time, that decides when to stop; 0 for none",
-    "seed": "of the weights, the batches and the order of events of the same moment",
-    "threads": "of torch; more pay for catalogues of many thousand items",
-}
-"""Fields of TrainingConfig that are options of `train`."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,8 +66,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Any) -> None:
-    from model_export.training import TrainingConfig
-
     train = commands.add_parser(
         "train",
         help="train a model on an event log",
@@ -101,22 +86,7 @@ def _add_train(commands: Any) -> None:
         metavar="X",
         help="train on so much of the events and judge on the rest; 1 trains on all (default: %(default)s)",
     )
-    for option in fields(TrainingConfig):
-        if option.name in _OPTIONS:
-            kind = type(option.default)
-            train.add_argument(
-                f"--{option.name.replace('_', '-')}",
-                type=kind,
-                metavar="X" if kind is float else "N",
-                help=f"{_OPTIONS[option.name]} (default: {option.default})",
-            )
-    train.add_argument(
-        "--no-refit",
-        dest="refit",
-        action="store_false",
-        default=None,
-        help="keep the model that was validated",
-    )
+    add_training_options(train)
     train.add_argument(
         "--window",
         type=int,
@@ -192,10 +162,8 @@ def _add_log(command: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import train_and_export
-    from model_export.training import TrainingConfig
 
-    given = {name: getattr(args, name) for name in (*_OPTIONS, "refit") if getattr(args, name) is not None}
-    config = TrainingConfig(**given)
+    config = training_config(args)
     if not 0 < args.until_fraction <= 1:
         raise DataError(f"--until-fraction is {args.until_fraction}: it must lie in (0, 1]")
     types = _event_types(args.event_types)

@@ -20,7 +20,8 @@ from model_export.evaluating import (
 from model_export.export import export_artefact
 from model_export.interactions import NONE, Interactions
 from model_export.text_export import cached_encoder, encode_catalogue
-from model_export.training import Trained, TrainingConfig, train
+from model_export.training import Trained, train
+from model_export.training_config import TrainingConfig
 from model_export.training_screen import TrainingScreen, bar, busy, quality_table
 from streamer.core.evaluation import PrequentialJudge
 from streamer.core.event_types import EventTypes
@@ -30,6 +31,8 @@ from streamer.serving.model import Model
 from streamer.serving.session import Array
 from streamer.serving.text_encoder import TextEncoder
 
+UNFINISHED = "unfinished-training.state"
+"""Beside the artefacts while a run lasts: the same command goes on from there after an interruption."""
 VERIFIED_WINDOWS = 32
 """Users whose last events the export is verified with."""
 
@@ -56,7 +59,15 @@ def train_and_export(
     content = np.stack([encoded[item_id] for item_id in data.item_ids])
     with TrainingScreen(console, tensorboard) as screen:
         trained = train(
-            data, content, types, config, texts=event_texts, watch=screen.watch, advance=screen.advance
+            data,
+            content,
+            types,
+            config,
+            texts=event_texts,
+            window=window,
+            state=out / UNFINISHED,
+            watch=screen.watch,
+            advance=screen.advance,
         )
         screen.ended(trained.epochs)
     metrics = {f"validation_{name}": value for name, value in trained.validation.items()}
@@ -78,6 +89,7 @@ def train_and_export(
     sequences = real_windows(trained, types, window)
     path = export_checkpoint(checkpoint, out, encoder=encoder, sequences=sequences, console=console)
     checkpoint.save(out / f"{checkpoint.version}.pt")
+    (out / UNFINISHED).unlink(missing_ok=True)
     console.print(f"trained in {trained.seconds:.0f} s")
     return path
 

@@ -61,6 +61,11 @@ FILES = (
 )
 
 
+USER_ENCODERS = ("gru", "transformer")
+STEP = "gru_step.onnx"
+"""Only a recurrent encoder has it; a Transformer replays the stored window (gru_replay.onnx) for each event instead."""
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Content of manifest.json; decode with `decode_manifest`, which also checks what types cannot say."""
 
@@ -74,6 +79,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: dict[str, float]
     opset: int
     state_schema: int = STATE_SCHEMA
+    user_encoder: str = "gru"
+    """`gru`: one step per event. `transformer`: no step, the state is replayed from the last `window` events every time."""
     hidden: int
     dim: int
     content_dim: int = CONTENT_DIM
@@ -87,6 +94,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tensors: Tensors
     files: dict[str, str]
     """sha256 (hex) of every file but the manifest."""
+
+    @property
+    def recurrent(self) -> bool:
+        return self.user_encoder == "gru"
+
+    def needs(self, file: str) -> bool:
+        """Whether a file of the contract belongs to this kind of user encoder."""
+        return self.recurrent or file != STEP
 
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -192,9 +207,9 @@ def decode_manifest(data: bytes) -> Manifest:
     for fault in _faults(manifest):
         raise ManifestInvalid(f"manifest.json: {fault}")
     try:
+        contract = contract_tensors(manifest.hidden, manifest.dim, manifest.heads, manifest.content_dim)
         check_tensors(
-            contract_tensors(manifest.hidden, manifest.dim, manifest.heads, manifest.content_dim),
-            manifest.tensors,
+            {file: specs for file, specs in contract.items() if manifest.needs(file)}, manifest.tensors
         )
     except TensorMismatch as error:
         raise ManifestInvalid(f"manifest.json, tensors: {error}") from error
@@ -230,7 +245,9 @@ def _faults(m: Manifest) -> list[str]:
             faults.append(
                 f"head {task[:40]!r} has {len(labels)} labels, must have at least one and none twice"
             )
-    if missing := sorted(set(FILES) - m.files.keys()):
+    if m.user_encoder not in USER_ENCODERS:
+        faults.append(f"user_encoder is {m.user_encoder[:40]!r}, this release knows {', '.join(USER_ENCODERS)}")
+    if missing := sorted(set(filter(m.needs, FILES)) - m.files.keys()):
         faults.append(f"files lacks {missing}")
     for name, digest in m.files.items():
         if "/" in name or "\\" in name or name in ("", ".", "..", MANIFEST):

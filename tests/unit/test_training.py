@@ -109,7 +109,7 @@ def test_the_ring_is_learned() -> None:
     with torch.inference_mode():
         probabilities = trained().model.heads(torch.zeros(1, 16))
     assert {task: p.sum().item() for task, p in probabilities.items()} == pytest.approx(
-        {"category": 1, "event_type": 1}
+        {"category": 1, "category_long_term": 1, "event_type": 1}
     )
     assert trained().head_labels["category"] == ["even", "odd"]
     rating = trained().head_labels["event_type"].index("rating")
