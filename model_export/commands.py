@@ -1,4 +1,4 @@
-"""`headwater train | evaluate | export | verify`: the offline half of Headwater.
+"""`headwater train | tune | evaluate | export | verify`: the offline half of Headwater.
 
 Progress goes to stderr, results to stdout; `train` and `export` print the artefact's path last.
 """
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_tune(commands)
     _add_evaluate(commands)
     export = commands.add_parser(
         "export",
@@ -94,8 +95,72 @@ def _add_train(commands: Any) -> None:
         metavar="N",
         help="events of the behaviour window (default: %(default)s)",
     )
-    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="write scalars for TensorBoard")
+    train.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="where TensorBoard's scalars go (default: tensorboard in --out)",
+    )
+    train.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="send the figures to mlflow or wandb, too; may be given twice",
+    )
+    train.add_argument(
+        "--users",
+        type=Path,
+        metavar="FILE",
+        help="attributes of users (a table with a user_id column) whose groups the model card compares",
+    )
     train.set_defaults(run=run_train)
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune",
+        help="search for better training options",
+        description="Train with other options again and again, judged on what is held out from the training part; trials "
+        "that fall behind are stopped. The study is kept: run the same command again to go on. Prints the options to "
+        "give to `train`.",
+    )
+    _add_log(tune)
+    tune.add_argument(
+        "--store",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the study, a SQLite file; made if it is not there",
+    )
+    tune.add_argument(
+        "--trials",
+        type=int,
+        default=20,
+        metavar="N",
+        help="in all, those in the store included (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--search",
+        metavar="OPTION,…",
+        help="options to vary; the others are as given (default: learning rate, dropouts, smoothing, averaging)",
+    )
+    tune.add_argument(
+        "--until-fraction",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="see only so much of the events (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--window",
+        type=int,
+        default=WINDOW,
+        metavar="N",
+        help="events of the behaviour window (default: %(default)s)",
+    )
+    add_training_options(tune)
+    tune.set_defaults(run=run_tune)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -162,11 +227,13 @@ def _add_log(command: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import train_and_export
+    from model_export.slices import user_attributes
 
     config = training_config(args)
     if not 0 < args.until_fraction <= 1:
         raise DataError(f"--until-fraction is {args.until_fraction}: it must lie in (0, 1]")
     types = _event_types(args.event_types)
+    attributes = None if args.users is None else user_attributes(args.users)
     data = _load(args, types, console)
     past, rest = data.split(args.until_fraction, config.seed)
     path = train_and_export(
@@ -178,9 +245,36 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
         window=args.window,
         cache=args.cache,
         tensorboard=args.tensorboard,
+        track=args.track,
+        attributes=attributes,
         console=console,
     )
     print(path)
+    return 0
+
+
+def run_tune(args: argparse.Namespace, console: Console) -> int:
+    from model_export.run import Prepared
+    from model_export.tuning import DEFAULT_SPACE, tune
+
+    config = training_config(args)
+    types = _event_types(args.event_types)
+    past, _ = _load(args, types, console).split(args.until_fraction, config.seed)
+    prepared = Prepared.of(past, args.cache, console)
+    space = DEFAULT_SPACE if args.search is None else tuple(args.search.replace("-", "_").split(","))
+    best = tune(
+        prepared.data,
+        prepared.content,
+        types,
+        config,
+        texts=prepared.texts,
+        window=args.window,
+        trials=args.trials,
+        space=space,
+        store=args.store,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    print(" ".join(f"--{name.replace('_', '-')} {getattr(best, name)}" for name in space))
     return 0
 
 

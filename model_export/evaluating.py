@@ -254,11 +254,11 @@ def prequential(
     types: EventTypes,
     k: int = 10,
     advance: Callable[[int], None] = lambda events: None,
-) -> PrequentialJudge:
+) -> tuple[PrequentialJudge, I64]:
     """Judge the stream and the learning baselines on every event of `data` that has an item, in its order.
 
     `past` warms the baselines. The stream starts with empty states and does not learn along. `advance` is told of events
-    done, 2 × len(data) in all.
+    done, 2 × len(data) in all. Also returned: the lists (n, k) that were published after each event.
     """
     lists = lists_after(model, catalogue, data, types, k, advance)
     before = previous_rows(data.user)
@@ -278,4 +278,4 @@ def prequential(
                 published = [ids[place] for place in lists[before[row]].tolist() if place != NONE]
             judge.judge(data.users[user], ids[item], published)
         advance(1)
-    return judge
+    return judge, lists

@@ -47,6 +47,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         taught: Taught | None,
         share: float,
     ) -> Tensor:
+        """The weighted sum of the losses ()."""
         n, items = len(query), len(vectors)
         losses = query.new_empty(n)
         to_query, to_vectors, to_bias = (torch.zeros_like(each) for each in (query, vectors, bias))
@@ -69,11 +70,10 @@ class _SoftmaxLoss(torch.autograd.Function):
             to_vectors.addmm_(slope.T, query[block])
             to_bias.add_(slope.sum(0))
         context.save_for_backward(to_query, to_vectors, to_bias)
-        context.mark_non_differentiable(losses)
-        return (losses * weight).sum(), losses
+        return (losses * weight).sum()
 
     @staticmethod
-    def backward(context: Any, slope: Tensor, unused: Tensor) -> Any:
+    def backward(context: Any, slope: Tensor) -> Any:
         to_query, to_vectors, to_bias = context.saved_tensors
         return to_query * slope, to_vectors * slope, to_bias * slope, None, None, None, None, None, None
 
@@ -107,10 +107,8 @@ def full_softmax(
     `smoothing` of the probability goes to all items that may be recommended, `taught_share` of what is to be learned
     comes from the teacher. A target must not be excluded.
     """
-    loss: Tensor
-    loss, _ = _SoftmaxLoss.apply(
-        query, vectors, bias, target, weight, excluded, smoothing, taught, taught_share
-    )
+    apply: Any = _SoftmaxLoss.apply  # untyped in torch
+    loss: Tensor = apply(query, vectors, bias, target, weight, excluded, smoothing, taught, taught_share)
     return loss
 
 

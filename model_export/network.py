@@ -200,8 +200,9 @@ class RatingHead(nn.Module):
 
     def forward(self, state: Tensor, item: Tensor) -> Tensor:
         fit = (self.taste(state) * item).sum(-1)
-        level: Tensor = (self.user(state) + self.item(item)).squeeze(-1)
-        return level + fit
+        level = (self.user(state) + self.item(item)).squeeze(-1)
+        value: Tensor = level + fit
+        return value
 
 
 def _encoder(config: ModelConfig) -> GruEncoder | TransformerEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -69,7 +70,8 @@ class RunState:
             torch.save({"key": self._key, "fits": self._kept}, unfinished)
             unfinished.replace(self._path)
         except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
             raise DataError(
                 f"cannot keep the run's state in {self._path}: {error}; free some space there"
             ) from error
@@ -84,6 +86,6 @@ class RunState:
             return {}
         try:
             content: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
             return {}  # a state that cannot be read is a run that begins anew
         return dict(content["fits"]) if content.get("key") == self._key else {}

@@ -204,8 +204,8 @@ def test_prequential_agrees_with_the_ranks_and_judges_the_baselines_beside() -> 
     assert rest is not None
     stepper = TorchStepper(trained().model)
     catalogue = trained_catalogue(stepper, None)
-    judge = prequential(stepper, catalogue, past, rest, TYPES)
-    ranks = stream_ranks(lists_after(stepper, catalogue, rest, TYPES), rest)
+    judge, published = prequential(stepper, catalogue, past, rest, TYPES)
+    ranks = stream_ranks(published, rest)
     assert judge.ranks("stream").tolist() == ranks.tolist()
     assert set(judge.report()["ndcg_at_10"]) == {"stream", "popularity", "item_knn"}
     assert judge.report()["ndcg_at_10"]["stream"] > judge.report()["ndcg_at_10"]["popularity"]
