@@ -72,7 +72,7 @@ def _add_train(commands: Any) -> None:
         help="train a model on an event log",
         description="Train on the first events by time, judge on the later ones, export, verify. Prints the artefact's path.",
     )
-    _add_log(train)
+    add_log(train)
     train.add_argument(
         "--out",
         type=Path,
@@ -125,7 +125,7 @@ def _add_tune(commands: Any) -> None:
         "that fall behind are stopped. The study is kept: run the same command again to go on. Prints the options to "
         "give to `train`.",
     )
-    _add_log(tune)
+    add_log(tune)
     tune.add_argument(
         "--store",
         type=Path,
@@ -171,7 +171,7 @@ def _add_evaluate(commands: Any) -> None:
         "that learn along. Every event is judged by the list from before it.",
     )
     evaluate.add_argument("artefact", type=Path, metavar="ARTEFACT", help="directory with a manifest.json")
-    _add_log(evaluate)
+    add_log(evaluate)
     evaluate.add_argument(
         "--from-fraction",
         type=float,
@@ -186,7 +186,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.set_defaults(run=run_evaluate)
 
 
-def _add_log(command: argparse.ArgumentParser) -> None:
+def add_log(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
         required=True,
@@ -232,9 +232,9 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
     config = training_config(args)
     if not 0 < args.until_fraction <= 1:
         raise DataError(f"--until-fraction is {args.until_fraction}: it must lie in (0, 1]")
-    types = _event_types(args.event_types)
+    types = read_event_types(args.event_types)
     attributes = None if args.users is None else user_attributes(args.users)
-    data = _load(args, types, console)
+    data = read_log(args, types, console)
     past, rest = data.split(args.until_fraction, config.seed)
     path = train_and_export(
         past,
@@ -258,8 +258,8 @@ def run_tune(args: argparse.Namespace, console: Console) -> int:
     from model_export.tuning import DEFAULT_SPACE, tune
 
     config = training_config(args)
-    types = _event_types(args.event_types)
-    past, _ = _load(args, types, console).split(args.until_fraction, config.seed)
+    types = read_event_types(args.event_types)
+    past, _ = read_log(args, types, console).split(args.until_fraction, config.seed)
     prepared = Prepared.of(past, args.cache, console)
     space = DEFAULT_SPACE if args.search is None else tuple(args.search.replace("-", "_").split(","))
     best = tune(
@@ -281,8 +281,8 @@ def run_tune(args: argparse.Namespace, console: Console) -> int:
 def run_evaluate(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import evaluate_artefact
 
-    types = _event_types(args.event_types)
-    past, rest = _load(args, types, console).split(args.from_fraction, args.seed)
+    types = read_event_types(args.event_types)
+    past, rest = read_log(args, types, console).split(args.from_fraction, args.seed)
     if rest is None:
         raise DataError(f"--from-fraction {args.from_fraction} leaves no event to judge: take a smaller one")
     report = evaluate_artefact(args.artefact, past, rest, types, console)
@@ -311,7 +311,7 @@ def run_verify(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, types: EventTypes, console: Console) -> Interactions:
+def read_log(args: argparse.Namespace, types: EventTypes, console: Console) -> Interactions:
     options = LogOptions(_columns(args.column), args.items, _offsets(args.until), args.cache)
     data = load_log(args.data, types, options, say=console.print)
     days = (int(np.max(data.timestamp_ms)) - int(np.min(data.timestamp_ms))) / 86_400_000
@@ -345,7 +345,7 @@ def _offsets(given: str | None) -> dict[int, int] | None:
         ) from error
 
 
-def _event_types(file: Path | None) -> EventTypes:
+def read_event_types(file: Path | None) -> EventTypes:
     """Raises DataError for an unreadable file, SettingsError for a wrong table."""
     if file is None:
         return EventTypes.DEFAULT

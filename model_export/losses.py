@@ -108,7 +108,9 @@ def full_softmax(
     comes from the teacher. A target must not be excluded.
     """
     apply: Any = _SoftmaxLoss.apply  # untyped in torch
-    loss: Tensor = apply(query, vectors, bias, target, weight, excluded, smoothing, taught, taught_share)
+    full = query.float(), vectors.float(), bias.float()  # under mixed precision, too
+    with torch.autocast(query.device.type, enabled=False):
+        loss: Tensor = apply(*full, target, weight, excluded, smoothing, taught, taught_share)
     return loss
 
 

@@ -63,11 +63,17 @@ class Prepared:
         data = past.known_items_only()
         with busy(console, "encoding the items' texts"):
             encoder = cached_encoder(cache)
-            texts = list(map(item_text, past.items))
-            encoded = dict(zip(past.item_ids, encode_catalogue(texts, encoder_dir=encoder), strict=True))
-            event_texts = encode_catalogue(past.texts, encoder_dir=encoder) if past.texts else None
+            contents, event_texts = encoded_texts(past, cache)
+        encoded = dict(zip(past.item_ids, contents, strict=True))
         content = np.stack([encoded[item_id] for item_id in data.item_ids])
         return cls(data, content, encoded, event_texts, encoder)
+
+
+def encoded_texts(data: Interactions, cache: Path) -> tuple[F32, F32 | None]:
+    """Text vectors of the items (N, 384), and of the events' texts (texts, 384) if there are any."""
+    encoder = cached_encoder(cache)
+    content = encode_catalogue(list(map(item_text, data.items)), encoder_dir=encoder)
+    return content, encode_catalogue(data.texts, encoder_dir=encoder) if data.texts else None
 
 
 def train_and_export(

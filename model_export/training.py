@@ -7,6 +7,7 @@ recommended either, so no capacity goes into keeping them down (NDCG@10 +8 % on 
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,8 +165,8 @@ class _Fitting:
             share=config.target_share,
         )
         objective = Objective(model, self.tasks, config, data.popularity, self.texts, self.teachers)
+        judged = copy.deepcopy(model)  # stays on the CPU
         steps = Steps(objective, config, self.device)
-        judged = copy.deepcopy(model)
         progress = self.state.begin(fit, steps)
         while progress.epoch < epochs and not progress.over(config.patience):
             loss, losses = self._epoch(fit, steps, batches, progress.epoch, epochs)
@@ -228,7 +229,10 @@ def _deterministic(config: TrainingConfig) -> Iterator[None]:
     torch.set_num_threads(config.threads)
     memory: Any = torch.utils.deterministic  # its one setting is not in its type
     filled = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # cuBLAS is only repeatable with a fixed workspace
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     memory.fill_uninitialized_memory = False  # nothing here reads memory that it did not write
     try:
         with torch.random.fork_rng(devices=[]):

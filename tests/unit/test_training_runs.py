@@ -14,6 +14,7 @@ import torch
 from model_export.checkpoint import Checkpoint, version_of
 from model_export.factors import item_factors
 from model_export.interactions import NONE, Interactions, InteractionsBuilder
+from model_export.leave_one_out import leave_one_out
 from model_export.model_card import Card
 from model_export.slices import Slice
 from model_export.tasks import CATEGORY_LONG_TERM, PURCHASE, RATING, Balance, Tasks
@@ -109,6 +110,8 @@ def test_a_state_that_cannot_be_kept_is_a_sentence(tmp_path: Path) -> None:
         {"smoothing": 0.1, "target_share": 0.5},
         {"balance": "uncertainty", "validation": "last-item"},
         {"tasks": "category"},
+        {"precision": "bf16"},
+        {"items_from": "ials"},
     ],
     ids=lambda change: next(iter(change)) + "-" + str(next(iter(change.values()))),
 )
@@ -297,6 +300,19 @@ def test_a_card_tells_what_was_trained_and_for_whom(tmp_path: Path) -> None:
 def test_a_configuration_that_cannot_be_is_a_sentence(change: dict[str, object], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         replace(CONFIG, **change)  # type: ignore[arg-type]
+
+
+def test_leave_one_out_ranks_each_users_last_item() -> None:
+    """Each user walks a ring of 12 items from anywhere, so the last of 9 is the next one of the 4 left."""
+    builder = InteractionsBuilder(TYPES)
+    for user in range(60):
+        for place in range(9):
+            builder.add(str(user), str((user + place) % ITEMS), "rating", 1000 * (9 * user + place), 3.0)
+    config = replace(CONFIG, epochs=12, patience=12, learning_rate=0.03, batch_events=50)
+    trained, found = leave_one_out(builder.build(), content(), TYPES, config)
+    assert len(trained.data) == 60 * 8  # without the test
+    assert trained.validation["hit_rate_at_10"] == found["hit_rate_at_10"] == 1
+    assert found["mrr_at_10"] > 0.8  # by chance (1 + 1/2 + 1/3 + 1/4) / 4 = 0.52
 
 
 def test_the_sampled_loss_is_taken_above_fifty_thousand_items() -> None:
