@@ -86,7 +86,7 @@ class Steps:
         self._taken = 0
         self.averaged: dict[str, Tensor] = {}
         if config.average:
-            self.averaged = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.averaged = {name: tensor.clone() for name, tensor in self._weights().items()}
 
     def take(self, batch: Batch, progress: float) -> tuple[float, dict[str, float]]:
         """One step at `progress` in [0, 1) of the fit → its loss, and each task's."""
@@ -102,21 +102,24 @@ class Steps:
         return loss.item(), {task: value.item() for task, value in losses.items()}
 
     def kept(self) -> dict[str, Tensor]:
-        """The weights to judge and to keep, on the CPU."""
-        weights = self.averaged or self.model.state_dict()
-        return {name: tensor.detach().cpu() for name, tensor in weights.items()}
+        """The weights to judge and to keep, on the CPU; without the items' contents, which nothing changes."""
+        weights = self.averaged or self._weights()
+        return {name: tensor.cpu() for name, tensor in weights.items()}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
-            "objective": self.objective.state_dict(),
+            "objective": {name: each.detach() for name, each in self.objective.named_parameters()},
             "optimiser": self.optimiser.state_dict(),
             "averaged": self.averaged,
             "taken": self._taken,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.objective.load_state_dict(state["objective"])
+        self.objective.load_state_dict(state["objective"], strict=False)  # contents stay what they are
         self.optimiser.load_state_dict(state["optimiser"])
         self._taken = state["taken"]
         for name, tensor in state["averaged"].items():
@@ -126,7 +129,7 @@ class Steps:
         self._taken += 1
         decay = min(self.config.average, (1 + self._taken) / (_WARMING + self._taken))
         if self.averaged:
-            for name, tensor in self.model.state_dict().items():
+            for name, tensor in self._weights().items():
                 self.averaged[name].lerp_(tensor, 1 - decay)
 
 

@@ -173,13 +173,13 @@ class _Fitting:
             progress.epoch += 1
             found: dict[str, float] = {}
             if held_out is not None:
-                judged.load_state_dict(steps.kept())
+                judged.load_state_dict(steps.kept(), strict=False)
                 found = self._quality(judged, held_out)
                 progress.judged(found, steps.kept())
             self.watch(Epoch(fit, progress.epoch, epochs, loss, losses, found))
             if self.device.main:
                 self.state.save(fit, progress, steps)
-        judged.load_state_dict(steps.kept() if progress.best is None else progress.best)
+        judged.load_state_dict(steps.kept() if progress.best is None else progress.best, strict=False)
         return (
             (judged, epochs, {})
             if progress.best is None
