@@ -160,6 +160,7 @@ def test_learned_noise_balances_the_tasks() -> None:
 
 
 def test_a_teacher_is_learned_from_if_it_knows_the_same_items(tmp_path: Path) -> None:
+    """Its quality on the same events is told beside the student's."""
     teacher = fit(replace(CONFIG, epochs=6, refit=False, learning_rate=0.03))
 
     def saved(item_ids: list[str]) -> Path:
@@ -179,7 +180,8 @@ def test_a_teacher_is_learned_from_if_it_knows_the_same_items(tmp_path: Path) ->
 
     config = replace(CONFIG, epochs=2, refit=False, teacher=saved(teacher.data.item_ids), teacher_share=1.0)
     taught: list[Epoch] = []
-    fit(config, seen=taught)
+    of_both = fit(config, seen=taught).validation
+    assert of_both["teacher_ndcg_at_10"] == pytest.approx(teacher.validation["ndcg_at_10"])
     alone: list[Epoch] = []
     fit(replace(config, teacher=None), seen=alone)
     assert taught[0].losses["next_item"] != alone[0].losses["next_item"]
