@@ -104,6 +104,7 @@ class Objective(nn.Module):
         read = []
         with torch.no_grad():
             for teacher in self._teachers:
+                teacher.to(batch.item.device)
                 vectors, bias = teacher.item_table()
                 inputs = event_vectors(teacher, vectors, batch.item, batch.text, self.texts)
                 states = teacher.sequence(inputs, batch.type, batch.gap, batch.value)

@@ -121,7 +121,7 @@ class _Fitting:
             first, held_out = HeldOut.last_items(self.data, self.types)
         model, epochs, validation = self._fit("validate", first, held_out, config.epochs)
         if self.teachers and held_out is not None:
-            taught_by = summary(judge(self.teachers[0], held_out, self.types, self.texts))
+            taught_by = summary(judge(self.teachers[0].cpu(), held_out, self.types, self.texts))
             validation = validation | {f"teacher_{name}": value for name, value in taught_by.items()}
         if config.refit:
             model, _, _ = self._fit("refit", self.data, None, epochs)
