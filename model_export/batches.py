@@ -45,6 +45,8 @@ class Batch:
     """(B, T) f32 weight of the next event's type."""
     consumed_at: Tensor
     """(B, N) i32 column at which the item was consumed, negative before the chunk, NEVER if it was not."""
+    later: Tensor | None
+    """(B, T, L) i64 items after the next one, NONE where there are none; None where nobody asked for them."""
     outlook: Mapping[str, Tensor]
     """Further targets by name, (B, T, …) f32."""
 
@@ -53,12 +55,9 @@ class Batch:
         return int((self.next_item != NONE).sum())
 
     def to(self, device: torch.device) -> Batch:
-        tensors = {
-            each.name: getattr(self, each.name).to(device) for each in fields(self) if each.name != "outlook"
-        }
-        return replace(
-            self, **tensors, outlook={name: each.to(device) for name, each in self.outlook.items()}
-        )
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved = {name: each.to(device) for name, each in found.items() if isinstance(each, Tensor)}
+        return replace(self, **moved, outlook={name: each.to(device) for name, each in self.outlook.items()})
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,12 @@ class Batches:
         chunk: int,
         outlook: Outlook = lambda history, first, last: {},
         share: float = 1.0,
+        later: int = 0,
     ) -> None:
         """`events`: about how many a batch holds, padding included; `chunk`: the most of one user; `share`: of the targets
-        that are kept, at random.
+        that are kept, at random; `later`: L of `Batch.later`.
         """
+        self._later = later
         self._outlook, self._share = outlook, share
         self._histories = [history for history in histories if len(history) > 1]
         self._items, self._events, self._chunk = items, events, chunk
@@ -134,6 +135,7 @@ class Batches:
         kind, next_type = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         gap, value = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         consumed_at = np.full((shape[0], self._items), NEVER, np.int32)
+        later = np.full((*shape, self._later), NONE, np.int64)
         outlook: dict[str, NDArray[np.float32]] = {}
         for row, chunk in enumerate(chunks):
             history, n = chunk.history, len(chunk)
@@ -144,6 +146,8 @@ class Batches:
             if chunk.first:
                 gap[row, 0] = 0  # the state starts here
             next_item[row, :n] = self._consume(consumed_at[row], chunk)
+            if self._later:
+                later[row, :n] = _later_items(history.item, chunk, self._later)
             for name, found in self._outlook(history, chunk.first, chunk.last).items():
                 outlook.setdefault(name, np.zeros((*shape, *found.shape[1:]), np.float32))[row, :n] = found
         if rng is not None and self._share < 1:
@@ -158,6 +162,7 @@ class Batches:
             next_type=torch.from_numpy(next_type),
             weight=torch.from_numpy(self._weights[next_type]),
             consumed_at=torch.from_numpy(consumed_at),
+            later=torch.from_numpy(later) if self._later else None,
             outlook={name: torch.from_numpy(found) for name, found in outlook.items()},
         )
 
@@ -171,3 +176,10 @@ class Batches:
         gone = (targets != NONE) & (consumed_at[targets] <= np.arange(len(chunk)))
         targets[gone] = NONE
         return targets
+
+
+def _later_items(item: NDArray[np.int64], chunk: _Chunk, most: int) -> NDArray[np.int64]:
+    """(n, most): what comes after the next event of each event of the chunk."""
+    coming = np.concatenate([item[chunk.first + 2 :], np.full(most, NONE, np.int64)])
+    found: NDArray[np.int64] = np.lib.stride_tricks.sliding_window_view(coming, most)[: len(chunk)]
+    return found

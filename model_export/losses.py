@@ -6,6 +6,7 @@ Sources
 - Sampled softmax with log-Q correction: Bengio & Senécal 2008, doi:10.1109/TNN.2007.912312; Yi et al. 2019,
   doi:10.1145/3298689.3346996.
 - gBCE: Petrov & Macdonald 2023, arXiv:2308.07192.
+- Items taken later as targets, too: PinnerFormer's all-action loss, Pancha et al. 2022, arXiv:2205.04507.
 - Label smoothing: Szegedy et al. 2016, arXiv:1512.00567. Distillation: Hinton et al. 2015, arXiv:1503.02531.
 
 Axes: n targets, D item vector, N items, K negatives. Losses are per target (n), in nats.
@@ -13,7 +14,7 @@ Axes: n targets, D item vector, N items, K negatives. Losses are per target (n),
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ GBCE_CALIBRATION = 0.75
 
 Excluded = Callable[[int, int], Tensor]
 """(first, last) → (last - first, N) bool, true where an item must not be recommended to these targets."""
-Taught = Callable[[int, int], Tensor]
-"""(first, last) → (last - first, N), a teacher's probabilities for these targets."""
+Wanted = Callable[[int, int, Tensor], Tensor]
+"""(first, last, p) → p (last - first, N), the probabilities to be learned for these targets, changed in place or anew."""
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -44,8 +45,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         weight: Tensor,
         excluded: Excluded,
         smoothing: float,
-        taught: Taught | None,
-        share: float,
+        further: Sequence[Wanted],
     ) -> Tensor:
         """The weighted sum of the losses ()."""
         n, items = len(query), len(vectors)
@@ -55,7 +55,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         for first in range(0, n, rows):
             block = slice(first, min(first + rows, n))
             hidden = excluded(block.start, block.stop)
-            wanted = _wanted(target[block], hidden, smoothing, taught, share, block)
+            wanted = _wanted(target[block], hidden, smoothing, further, block)
             logits = torch.addmm(bias, query[block], vectors.T).masked_fill_(hidden, -torch.inf)
             log_p = functional.log_softmax(logits, dim=1)
             if wanted is None:
@@ -75,19 +75,38 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, slope: Tensor) -> Any:
         to_query, to_vectors, to_bias = context.saved_tensors
-        return to_query * slope, to_vectors * slope, to_bias * slope, None, None, None, None, None, None
+        return to_query * slope, to_vectors * slope, to_bias * slope, None, None, None, None, None
 
 
 def _wanted(
-    target: Tensor, hidden: Tensor, smoothing: float, taught: Taught | None, share: float, block: slice
+    target: Tensor, hidden: Tensor, smoothing: float, further: Sequence[Wanted], block: slice
 ) -> Tensor | None:
     """The distribution to be learned (n, N); None stands for the targets alone."""
-    if not smoothing and taught is None:
+    if not smoothing and not further:
         return None
     wanted = (~hidden).to(torch.float32)
     wanted *= smoothing / wanted.sum(1, keepdim=True)
     wanted[torch.arange(len(target)), target] += 1 - smoothing
-    return wanted if taught is None else wanted.lerp_(taught(block.start, block.stop), share)
+    for change in further:
+        wanted = change(block.start, block.stop, wanted)
+    return wanted
+
+
+def later_items(items: Tensor, share: float, excluded: Excluded) -> Wanted:
+    """`share` of what is learned are the items that the user takes later, each alike: items (n, L), negative where none.
+
+    What may not be recommended any more is left out; a target without any later item keeps its own probability.
+    """
+
+    def change(first: int, last: int, wanted: Tensor) -> Tensor:
+        rows = items[first:last]
+        allowed = (rows >= 0) & ~excluded(first, last).gather(1, rows.clamp(min=0))
+        some = allowed.any(1, keepdim=True)
+        each = share * allowed / allowed.sum(1, keepdim=True).clamp(min=1)
+        wanted.mul_(1 - share * some.to(wanted.dtype))
+        return wanted.scatter_add_(1, rows.clamp(min=0), each.to(wanted.dtype))
+
+    return change
 
 
 def full_softmax(
@@ -99,18 +118,17 @@ def full_softmax(
     excluded: Excluded,
     *,
     smoothing: float = 0.0,
-    taught: Taught | None = None,
-    taught_share: float = 0.0,
+    further: Sequence[Wanted] = (),
 ) -> Tensor:
     """Weighted sum of the losses (): query (n, D), vectors (N, D), bias (N), target (n) i64 rows, weight (n) → ().
 
-    `smoothing` of the probability goes to all items that may be recommended, `taught_share` of what is to be learned
-    comes from the teacher. A target must not be excluded.
+    `smoothing` of the probability goes to all items that may be recommended, then `further` change what is to be learned.
+    A target must not be excluded.
     """
     apply: Any = _SoftmaxLoss.apply  # untyped in torch
     full = query.float(), vectors.float(), bias.float()  # under mixed precision, too
     with torch.autocast(query.device.type, enabled=False):
-        loss: Tensor = apply(*full, target, weight, excluded, smoothing, taught, taught_share)
+        loss: Tensor = apply(*full, target, weight, excluded, smoothing, further)
     return loss
 
 

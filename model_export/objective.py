@@ -77,16 +77,18 @@ class Objective(nn.Module):
         chunk, column = at.nonzero(as_tuple=True)
         consumed_at, column = batch.consumed_at, column.to(torch.int32)[:, None]
         if self.loss == "softmax":
+
+            def excluded(first: int, last: int) -> Tensor:
+                return consumed_at[chunk[first:last]] <= column[first:last]
+
+            further = []
+            if batch.later is not None:
+                further.append(losses.later_items(batch.later[at], self.config.later_share, excluded))
+            if self._teachers:
+                further.append(self._taught(batch, at, excluded))
+            smoothing = self.config.smoothing
             return losses.full_softmax(
-                query,
-                vectors,
-                bias,
-                target,
-                weight,
-                lambda first, last: consumed_at[chunk[first:last]] <= column[first:last],
-                smoothing=self.config.smoothing,
-                taught=self._taught(batch, at, chunk, column) if self._teachers else None,
-                taught_share=self.config.teacher_share,
+                query, vectors, bias, target, weight, excluded, smoothing=smoothing, further=further
             )
         drawn = torch.multinomial(self.draw, self.config.negatives, replacement=True).to(query.device)
         positive = (query * vectors[target]).sum(1) + bias[target]
@@ -99,8 +101,8 @@ class Objective(nn.Module):
             each = losses.sampled_softmax(positive, negative, log_q, hidden)
         return (each * weight).sum()
 
-    def _taught(self, batch: Batch, at: Tensor, chunk: Tensor, column: Tensor) -> losses.Taught:
-        """The teachers' mean probabilities of the targets."""
+    def _taught(self, batch: Batch, at: Tensor, excluded: losses.Excluded) -> losses.Wanted:
+        """The teachers' mean probabilities of the targets, mixed in."""
         read = []
         with torch.no_grad():
             for teacher in self._teachers:
@@ -110,12 +112,12 @@ class Objective(nn.Module):
                 states = teacher.sequence(inputs, batch.type, batch.gap, batch.value)
                 read.append((teacher.query(states[at]), vectors, bias))
 
-        def probabilities(first: int, last: int) -> Tensor:
-            hidden = batch.consumed_at[chunk[first:last]] <= column[first:last]
+        def change(first: int, last: int, wanted: Tensor) -> Tensor:
+            hidden = excluded(first, last)
             each = [
                 torch.softmax(torch.addmm(b, q[first:last], v.T).masked_fill_(hidden, -torch.inf), 1)
                 for q, v, b in read
             ]
-            return torch.stack(each).mean(0)
+            return wanted.lerp_(torch.stack(each).mean(0), self.config.teacher_share)
 
-        return probabilities
+        return change

@@ -166,6 +166,7 @@ class _Fitting:
             chunk=chunk,
             outlook=self.tasks.targets,
             share=config.target_share,
+            later=config.later_items if config.loss_for(len(self.data.items)) == "softmax" else 0,
         )
         objective = Objective(model, self.tasks, config, data.popularity, self.texts, self.teachers)
         judged = copy.deepcopy(model)  # stays on the CPU

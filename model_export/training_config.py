@@ -46,6 +46,10 @@ class TrainingConfig:
     negatives: int = 512
     """Of the sampled losses, shared by a batch."""
     smoothing: float = 0.0
+    later_items: int = 0
+    """Items after the next one that are targets, too; in logs whose order says little they steady what is learned."""
+    later_share: float = 0.5
+    """How much of what is learned they are together."""
     target_share: float = 1.0
     """Share of the events that are targets in an epoch, drawn anew for each: cheaper epochs of less progress each."""
     teacher: Path | None = None
@@ -91,7 +95,9 @@ class TrainingConfig:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}: it must lie in [0, 1)")
-        for name in ("target_share", "teacher_share"):
+        if self.later_items < 0:
+            raise DataError(f"later_items is {self.later_items}: it must not be negative")
+        for name in ("target_share", "teacher_share", "later_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise DataError(f"{name} is {getattr(self, name)}: it must lie in (0, 1]")
         if not self.learning_rate > 0:

@@ -22,6 +22,8 @@ OPTIONS = {
     "loss": "softmax, sampled, gbce, or auto: the full softmax up to 50,000 items",
     "negatives": "of the sampled losses",
     "smoothing": "share of the probability that goes to all items alike",
+    "later_items": "items after the next one that are targets, too",
+    "later_share": "how much of what is learned they are",
     "target_share": "random share of the events that are targets in an epoch: cheaper epochs, less progress",
     "teacher": "checkpoint of a model over the same items to learn from as well",
     "teacher_share": "how much of what is learned comes from the teacher",

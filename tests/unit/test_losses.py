@@ -37,8 +37,7 @@ def test_block_by_block_is_the_loss_and_gradient_of_the_whole(
         weight,
         lambda first, last: hidden[first:last],
         smoothing=smoothing,
-        taught=(lambda first, last: taught[first:last]) if share else None,
-        taught_share=share,
+        further=[lambda first, last, p: p.lerp(taught[first:last], share)] if share else [],
     )
     log_p = torch.log_softmax((query @ vectors.T + bias).masked_fill(hidden, -torch.inf), 1).masked_fill(
         hidden, 0
@@ -91,3 +90,12 @@ def test_gbce_weighs_the_positive_less_where_fewer_negatives_are_drawn() -> None
         torch.zeros(1), torch.full((1, 1), -100.0), torch.zeros(1, 1, dtype=torch.bool), items=11
     )
     assert found.item() == pytest.approx(0.325 * math.log(2))
+
+
+def test_later_items_share_what_is_learned() -> None:
+    """Half to the target, a quarter each to the two later ones that may still be recommended; none where there are none."""
+    hidden = torch.tensor([[False, False, False, False, True], [False] * 5])
+    later = torch.tensor([[1, 2, 4], [-1, -1, -1]])
+    change = losses.later_items(later, 0.5, lambda first, last: hidden[first:last])
+    wanted = change(0, 2, torch.tensor([[1.0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]))
+    assert wanted.tolist() == [[0.5, 0.25, 0.25, 0, 0], [0, 1, 0, 0, 0]]

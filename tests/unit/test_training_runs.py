@@ -111,6 +111,7 @@ def test_a_state_that_cannot_be_kept_is_a_sentence(tmp_path: Path) -> None:
         {"balance": "uncertainty", "validation": "last-item"},
         {"tasks": "category"},
         {"precision": "bf16"},
+        {"later_items": 3},
         {"items_from": "ials"},
     ],
     ids=lambda change: next(iter(change)) + "-" + str(next(iter(change.values()))),
