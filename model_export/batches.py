@@ -5,8 +5,8 @@ Every chunk starts from a zero state, as a user does who is new to the stream or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +18,9 @@ from model_export.interactions import NONE, History
 from streamer.core.event_types import EventTypes
 
 NEVER = np.iinfo(np.int32).max
+
+Outlook = Callable[[History, int, int], Mapping[str, NDArray[np.float32]]]
+"""(history, first, last) → further targets of its events first..last-1 by name, (last - first, …) each."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,19 @@ class Batch:
     """(B, T) f32 weight of the next event's type."""
     consumed_at: Tensor
     """(B, N) i32 column at which the item was consumed, negative before the chunk, NEVER if it was not."""
+    later: Tensor | None
+    """(B, T, L) i64 items after the next one, NONE where there are none; None where nobody asked for them."""
+    outlook: Mapping[str, Tensor]
+    """Further targets by name, (B, T, …) f32."""
 
     @property
     def targets(self) -> int:
         return int((self.next_item != NONE).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved = {name: each.to(device) for name, each in found.items() if isinstance(each, Tensor)}
+        return replace(self, **moved, outlook={name: each.to(device) for name, each in self.outlook.items()})
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,22 @@ class Batches:
     """A new arrangement of the same histories for every epoch."""
 
     def __init__(
-        self, histories: Sequence[History], items: int, types: EventTypes, *, events: int, chunk: int
+        self,
+        histories: Sequence[History],
+        items: int,
+        types: EventTypes,
+        *,
+        events: int,
+        chunk: int,
+        outlook: Outlook = lambda history, first, last: {},
+        share: float = 1.0,
+        later: int = 0,
     ) -> None:
-        """`events`: about how many a batch holds, padding included; `chunk`: the most of one user."""
+        """`events`: about how many a batch holds, padding included; `chunk`: the most of one user; `share`: of the targets
+        that are kept, at random; `later`: L of `Batch.later`.
+        """
+        self._later = later
+        self._outlook, self._share = outlook, share
         self._histories = [history for history in histories if len(history) > 1]
         self._items, self._events, self._chunk = items, events, chunk
         self._consumes, self._weights = np.zeros(32, np.bool_), np.zeros(32, np.float32)
@@ -103,12 +128,15 @@ class Batches:
         for start, stop in pairwise(edges):
             yield _Chunk(history, start, stop)
 
-    def assemble(self, chunks: Sequence[_Chunk]) -> Batch:
+    def assemble(self, chunks: Sequence[_Chunk], rng: np.random.Generator | None = None) -> Batch:
+        """`rng` draws the targets that are kept when that is a share of them."""
         shape = len(chunks), max(map(len, chunks))
         item, text, next_item = (np.full(shape, NONE, np.int64) for _ in range(3))
         kind, next_type = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         gap, value = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         consumed_at = np.full((shape[0], self._items), NEVER, np.int32)
+        later = np.full((*shape, self._later), NONE, np.int64)
+        outlook: dict[str, NDArray[np.float32]] = {}
         for row, chunk in enumerate(chunks):
             history, n = chunk.history, len(chunk)
             inputs, targets = slice(chunk.first, chunk.last), slice(chunk.first + 1, chunk.last + 1)
@@ -118,6 +146,12 @@ class Batches:
             if chunk.first:
                 gap[row, 0] = 0  # the state starts here
             next_item[row, :n] = self._consume(consumed_at[row], chunk)
+            if self._later:
+                later[row, :n] = _later_items(history.item, chunk, self._later)
+            for name, found in self._outlook(history, chunk.first, chunk.last).items():
+                outlook.setdefault(name, np.zeros((*shape, *found.shape[1:]), np.float32))[row, :n] = found
+        if rng is not None and self._share < 1:
+            next_item[rng.random(shape) >= self._share] = NONE
         return Batch(
             item=torch.from_numpy(item),
             type=torch.from_numpy(kind),
@@ -128,6 +162,8 @@ class Batches:
             next_type=torch.from_numpy(next_type),
             weight=torch.from_numpy(self._weights[next_type]),
             consumed_at=torch.from_numpy(consumed_at),
+            later=torch.from_numpy(later) if self._later else None,
+            outlook={name: torch.from_numpy(found) for name, found in outlook.items()},
         )
 
     def _consume(self, consumed_at: NDArray[np.int32], chunk: _Chunk) -> NDArray[np.int64]:
@@ -140,3 +176,10 @@ class Batches:
         gone = (targets != NONE) & (consumed_at[targets] <= np.arange(len(chunk)))
         targets[gone] = NONE
         return targets
+
+
+def _later_items(item: NDArray[np.int64], chunk: _Chunk, most: int) -> NDArray[np.int64]:
+    """(n, most): what comes after the next event of each event of the chunk."""
+    coming = np.concatenate([item[chunk.first + 2 :], np.full(most, NONE, np.int64)])
+    found: NDArray[np.int64] = np.lib.stride_tricks.sliding_window_view(coming, most)[: len(chunk)]
+    return found

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model_export.network import ModelConfig, UserModel
 from streamer.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`headwater train | evaluate | export | verify`: the offline half of Headwater.
+"""`headwater train | tune | evaluate | export | verify`: the offline half of Headwater.
 
 Progress goes to stderr, results to stdout; `train` and `export` print the artefact's path last.
 """
@@ -9,7 +9,6 @@ import argparse
 import json
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,12 @@ from rich.console import Console
 
 from model_export.event_log import CACHE, EVENT_COLUMNS, KAFKA, LogOptions, load_log
 from model_export.interactions import Interactions
+from model_export.training_options import add_training_options, training_config
 from streamer.core.event_types import EventTypes
 from streamer.errors import DataError
 
 WINDOW = 100
 """Events of the behaviour window, as in the worker's default settings."""
-_OPTIONS = {
-    "epochs": "train for at most so many epochs",
-    "patience": "stop after so many epochs without a better validation NDCG@10",
-    "hidden": "size H of a user's state",
-    "dim": "size D of an item's vector",
-    "dropout": "on inputs and states",
-    "learning_rate": "of Adam, at its highest",
-    "batch_events": "events in a batch",
-    "validation_fraction": "last part of the training events, by time, that decides when to stop; 0 for none",
-    "seed": "of the weights, the batches and the order of events of the same moment",
-    "threads": "of torch; more pay for catalogues of many thousand items",
-}
-"""Fields of TrainingConfig that are options of `train`."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_tune(commands)
     _add_evaluate(commands)
     export = commands.add_parser(
         "export",
@@ -79,14 +67,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Any) -> None:
-    from model_export.training import TrainingConfig
-
     train = commands.add_parser(
         "train",
         help="train a model on an event log",
         description="Train on the first events by time, judge on the later ones, export, verify. Prints the artefact's path.",
     )
-    _add_log(train)
+    add_log(train)
     train.add_argument(
         "--out",
         type=Path,
@@ -101,22 +87,7 @@ def _add_train(commands: Any) -> None:
         metavar="X",
         help="train on so much of the events and judge on the rest; 1 trains on all (default: %(default)s)",
     )
-    for option in fields(TrainingConfig):
-        if option.name in _OPTIONS:
-            kind = type(option.default)
-            train.add_argument(
-                f"--{option.name.replace('_', '-')}",
-                type=kind,
-                metavar="X" if kind is float else "N",
-                help=f"{_OPTIONS[option.name]} (default: {option.default})",
-            )
-    train.add_argument(
-        "--no-refit",
-        dest="refit",
-        action="store_false",
-        default=None,
-        help="keep the model that was validated",
-    )
+    add_training_options(train)
     train.add_argument(
         "--window",
         type=int,
@@ -124,8 +95,72 @@ def _add_train(commands: Any) -> None:
         metavar="N",
         help="events of the behaviour window (default: %(default)s)",
     )
-    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="write scalars for TensorBoard")
+    train.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="where TensorBoard's scalars go (default: tensorboard in --out)",
+    )
+    train.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="send the figures to mlflow or wandb, too; may be given twice",
+    )
+    train.add_argument(
+        "--users",
+        type=Path,
+        metavar="FILE",
+        help="attributes of users (a table with a user_id column) whose groups the model card compares",
+    )
     train.set_defaults(run=run_train)
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune",
+        help="search for better training options",
+        description="Train with other options again and again, judged on what is held out from the training part; trials "
+        "that fall behind are stopped. The study is kept: run the same command again to go on. Prints the options to "
+        "give to `train`.",
+    )
+    add_log(tune)
+    tune.add_argument(
+        "--store",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the study, a SQLite file; made if it is not there",
+    )
+    tune.add_argument(
+        "--trials",
+        type=int,
+        default=20,
+        metavar="N",
+        help="in all, those in the store included (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--search",
+        metavar="OPTION,…",
+        help="options to vary; the others are as given (default: learning rate, dropouts, smoothing, averaging)",
+    )
+    tune.add_argument(
+        "--until-fraction",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="see only so much of the events (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--window",
+        type=int,
+        default=WINDOW,
+        metavar="N",
+        help="events of the behaviour window (default: %(default)s)",
+    )
+    add_training_options(tune)
+    tune.set_defaults(run=run_tune)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -136,7 +171,7 @@ def _add_evaluate(commands: Any) -> None:
         "that learn along. Every event is judged by the list from before it.",
     )
     evaluate.add_argument("artefact", type=Path, metavar="ARTEFACT", help="directory with a manifest.json")
-    _add_log(evaluate)
+    add_log(evaluate)
     evaluate.add_argument(
         "--from-fraction",
         type=float,
@@ -151,7 +186,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.set_defaults(run=run_evaluate)
 
 
-def _add_log(command: argparse.ArgumentParser) -> None:
+def add_log(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
         required=True,
@@ -192,14 +227,14 @@ def _add_log(command: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import train_and_export
-    from model_export.training import TrainingConfig
+    from model_export.slices import user_attributes
 
-    given = {name: getattr(args, name) for name in (*_OPTIONS, "refit") if getattr(args, name) is not None}
-    config = TrainingConfig(**given)
+    config = training_config(args)
     if not 0 < args.until_fraction <= 1:
         raise DataError(f"--until-fraction is {args.until_fraction}: it must lie in (0, 1]")
-    types = _event_types(args.event_types)
-    data = _load(args, types, console)
+    types = read_event_types(args.event_types)
+    attributes = None if args.users is None else user_attributes(args.users)
+    data = read_log(args, types, console)
     past, rest = data.split(args.until_fraction, config.seed)
     path = train_and_export(
         past,
@@ -210,17 +245,44 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
         window=args.window,
         cache=args.cache,
         tensorboard=args.tensorboard,
+        track=args.track,
+        attributes=attributes,
         console=console,
     )
     print(path)
     return 0
 
 
+def run_tune(args: argparse.Namespace, console: Console) -> int:
+    from model_export.run import Prepared
+    from model_export.tuning import DEFAULT_SPACE, tune
+
+    config = training_config(args)
+    types = read_event_types(args.event_types)
+    past, _ = read_log(args, types, console).split(args.until_fraction, config.seed)
+    prepared = Prepared.of(past, args.cache, console)
+    space = DEFAULT_SPACE if args.search is None else tuple(args.search.replace("-", "_").split(","))
+    best = tune(
+        prepared.data,
+        prepared.content,
+        types,
+        config,
+        texts=prepared.texts,
+        window=args.window,
+        trials=args.trials,
+        space=space,
+        store=args.store,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    print(" ".join(f"--{name.replace('_', '-')} {getattr(best, name)}" for name in space))
+    return 0
+
+
 def run_evaluate(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import evaluate_artefact
 
-    types = _event_types(args.event_types)
-    past, rest = _load(args, types, console).split(args.from_fraction, args.seed)
+    types = read_event_types(args.event_types)
+    past, rest = read_log(args, types, console).split(args.from_fraction, args.seed)
     if rest is None:
         raise DataError(f"--from-fraction {args.from_fraction} leaves no event to judge: take a smaller one")
     report = evaluate_artefact(args.artefact, past, rest, types, console)
@@ -249,7 +311,7 @@ def run_verify(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, types: EventTypes, console: Console) -> Interactions:
+def read_log(args: argparse.Namespace, types: EventTypes, console: Console) -> Interactions:
     options = LogOptions(_columns(args.column), args.items, _offsets(args.until), args.cache)
     data = load_log(args.data, types, options, say=console.print)
     days = (int(np.max(data.timestamp_ms)) - int(np.min(data.timestamp_ms))) / 86_400_000
@@ -283,7 +345,7 @@ def _offsets(given: str | None) -> dict[int, int] | None:
         ) from error
 
 
-def _event_types(file: Path | None) -> EventTypes:
+def read_event_types(file: Path | None) -> EventTypes:
     """Raises DataError for an unreadable file, SettingsError for a wrong table."""
     if file is None:
         return EventTypes.DEFAULT

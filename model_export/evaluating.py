@@ -27,6 +27,18 @@ class Stepper(Protocol):
     @property
     def hidden(self) -> int: ...
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether there is a step; else the window is replayed for every event."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Events that a replay is given."""
+        ...
+
+    def replay(self, item: F32, type: I64, gap: F32, value: F32, lengths: I64) -> F32: ...
+
     def step(self, state: F32, item: F32, type: I64, gap: F32, value: F32) -> F32: ...
 
     def score(self, state: F32, items: F32, bias: F32, excluded: I64, k: int) -> tuple[F32, I64]: ...
@@ -60,6 +72,19 @@ class TorchStepper:
     @property
     def hidden(self) -> int:
         return self._model.config.hidden
+
+    @property
+    def recurrent(self) -> bool:
+        return "step" in self._model.config.operations
+
+    @property
+    def window(self) -> int:
+        return self._model.config.window
+
+    def replay(self, item: F32, type: I64, gap: F32, value: F32, lengths: I64) -> F32:
+        with torch.inference_mode():
+            state: F32 = self._model.replay(*map(torch.from_numpy, (item, type, gap, value, lengths))).numpy()
+        return state
 
     def step(self, state: F32, item: F32, type: I64, gap: F32, value: F32) -> F32:
         with torch.inference_mode():
@@ -137,9 +162,11 @@ def lists_after(
         active = [history for history in histories[: len(state)] if len(history) > t]
         state = state[: len(active)]  # the longest come first
         column = _column(active, t)
-        state = model.step(
-            state, catalogue.inputs(column.item, column.text), column.type, column.gap, column.value
-        )
+        if model.recurrent:
+            inputs = catalogue.inputs(column.item, column.text)
+            state = model.step(state, inputs, column.type, column.gap, column.value)
+        else:
+            state = model.replay(*_windows(active, t, model.window, catalogue))
         taken = np.flatnonzero(consumes[column.type] & (column.item != NONE))
         pairs = np.stack([taken, column.item[taken]], axis=1)
         excluded = np.concatenate([excluded[excluded[:, 0] < len(active)], pairs])
@@ -147,6 +174,27 @@ def lists_after(
         lists[column.rows, : rows.shape[1]] = rows
         advance(len(active))
     return lists
+
+
+def _windows(
+    histories: Sequence[History], t: int, most: int, catalogue: Catalogue
+) -> tuple[F32, I64, F32, F32, I64]:
+    """The last events up to the t-th, as the worker stores them: item (B, T, D), type, gap, value (B, T), lengths (B).
+
+    The first gap is 0, and texts are not kept.
+    """
+    first = max(0, t + 1 - most)
+    window = slice(first, t + 1)
+    item = np.stack([history.item[window] for history in histories])
+    gap = np.stack([history.gap[window] for history in histories]).astype(np.float32)
+    gap[:, 0] = 0
+    return (
+        catalogue.inputs(item.ravel(), np.full(item.size, NONE)).reshape(*item.shape, -1),
+        np.stack([history.type[window] for history in histories]).astype(np.int64),
+        gap,
+        np.stack([history.value[window] for history in histories]).astype(np.float32),
+        np.full(len(histories), t + 1 - first, np.int64),
+    )
 
 
 @dataclass(frozen=True)
@@ -206,11 +254,11 @@ def prequential(
     types: EventTypes,
     k: int = 10,
     advance: Callable[[int], None] = lambda events: None,
-) -> PrequentialJudge:
+) -> tuple[PrequentialJudge, I64]:
     """Judge the stream and the learning baselines on every event of `data` that has an item, in its order.
 
     `past` warms the baselines. The stream starts with empty states and does not learn along. `advance` is told of events
-    done, 2 × len(data) in all.
+    done, 2 × len(data) in all. Also returned: the lists (n, k) that were published after each event.
     """
     lists = lists_after(model, catalogue, data, types, k, advance)
     before = previous_rows(data.user)
@@ -230,4 +278,4 @@ def prequential(
                 published = [ids[place] for place in lists[before[row]].tolist() if place != NONE]
             judge.judge(data.users[user], ids[item], published)
         advance(1)
-    return judge
+    return judge, lists

@@ -29,6 +29,7 @@ from streamer.core.manifest import (
     FILES,
     LISTS,
     MANIFEST,
+    STEP,
     Manifest,
     contract_tensors,
     encode_manifest,
@@ -132,6 +133,8 @@ def _write_graphs(model: UserModel, folder: Path) -> None:
     )
     graphs = {}
     for operation, axes in _AXES.items():
+        if operation not in config.operations:
+            continue
         tensors = {name: torch.from_numpy(inputs[operation][name]) for name in INPUTS[operation]}
         outputs = OUTPUTS.get(operation, tuple(config.heads))
         graphs[operation] = export_graph(
@@ -170,7 +173,8 @@ def _write_parity(
         inputs["score"]["bias"] = model.item_biases().numpy()[some]
     inputs["tower"]["content"] = np.ascontiguousarray(content[some], np.float32)
     encode = {name: array for name, array in encoder.items() if name.startswith("encode.")}
-    write_pairs(folder, {**golden_pairs(model, inputs), **encode})
+    exported = {operation: inputs[operation] for operation in config.operations}
+    write_pairs(folder, {**golden_pairs(model, exported), **encode})
 
 
 def _manifest(
@@ -185,7 +189,9 @@ def _manifest(
 ) -> Manifest:
     config = model.config
     heads = {task: list(head_labels[task]) for task in config.heads}
-    files = {name: sha256_of(folder / name) for name in FILES}
+    missing = frozenset() if "step" in config.operations else frozenset({STEP})
+    files = {name: sha256_of(folder / name) for name in FILES if name not in missing}
+    tensors = contract_tensors(config.hidden, config.dim, heads, config.content_dim)
     config_hash = _digest(dataclasses.asdict(config))
     return Manifest(
         version=version or _digest([files, config_hash, data_hash, seed, window, heads])[:12],
@@ -195,6 +201,7 @@ def _manifest(
         config_hash=config_hash,
         metrics={name: float(value) for name, value in metrics.items()},
         opset=OPSET,
+        user_encoder=config.encoder,
         hidden=config.hidden,
         dim=config.dim,
         content_dim=config.content_dim,
@@ -202,7 +209,7 @@ def _manifest(
         vocabulary_hash=files["items.ids"][:16],
         encoder=encoder_digest(files[ENCODER], files[TOKENIZER]),
         heads=heads,
-        tensors=contract_tensors(config.hidden, config.dim, heads, config.content_dim),
+        tensors={file: specs for file, specs in tensors.items() if file not in missing},
         files=files,
     )
 

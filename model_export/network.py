@@ -3,7 +3,7 @@
 Sources
 - A user is a recurrent state over events, each next item scored by a softmax over the catalogue: GRU4Rec, Hidasi et al.
   2016, arXiv:1511.06939; full cross-entropy instead of sampled losses: Klenitskiy & Vasilev 2023, arXiv:2309.07602.
-- The cell: Cho et al. 2014, arXiv:1406.1078, in the variant of cuDNN and torch.nn.GRU (reset gate after the product).
+- Other user encoders than the GRU, and where they come from: encoders.py.
 - Input and output items share one table: Press & Wolf 2017, arXiv:1608.05859.
 - An item is its content plus a free vector that is dropped at random, so that content alone serves cold items:
   DropoutNet, Volkovs et al. 2017.
@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from model_export.encoders import GruEncoder, TransformerEncoder
+from streamer.core.manifest import USER_ENCODERS
 
 TYPE_DIM = 8
 """E: the 32 event types need no more."""
@@ -40,14 +42,41 @@ class ModelConfig:
     """Codes of event types, 0 (none) included."""
     heads: Mapping[str, int] = field(default_factory=dict)
     """Task → number of labels."""
+    rating: bool = False
+    """Whether the next rating's value is predicted, too."""
     dropout: float = 0.2
-    """On the event inputs and on the states that are scored."""
+    """On the states that are scored, and within a Transformer."""
+    input_dropout: float = 0.2
+    """On the items of the event inputs."""
     id_dropout: float = 0.1
     """Chance that an item is its content alone for one training step."""
+    encoder: str = "gru"
+    """`gru` or `transformer`"""
+    layers: int = 2
+    """Of the Transformer."""
+    attention: int = 2
+    """Heads of the Transformer's attention."""
+    window: int = 100
+    """Events that the Transformer sees."""
+
+    def __post_init__(self) -> None:
+        if self.encoder not in USER_ENCODERS:
+            raise ValueError(f"encoder is {self.encoder!r}: known are {', '.join(USER_ENCODERS)}")
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What is exported: a Transformer has no state to step."""
+        return OPERATIONS[self.encoder]
+
+
+OPERATIONS = {
+    "gru": ("step", "replay", "query", "score", "heads", "tower"),
+    "transformer": ("replay", "query", "score", "heads", "tower"),
+}
 
 
 class UserModel(nn.Module):
-    """The parts that are exported one by one: step, replay, score, heads (as probabilities) and tower."""
+    """The parts that are exported one by one: step (GRU only), replay, score, heads (as probabilities) and tower."""
 
     content: Tensor
 
@@ -69,10 +98,12 @@ class UserModel(nn.Module):
         self.content_bias = nn.Linear(config.content_dim, 1)
         self.unknown = nn.Parameter(torch.zeros(config.dim))
         self.type_embedding = nn.Embedding(config.types, TYPE_DIM)
-        self.gru = nn.GRU(config.dim + TYPE_DIM + 2, config.hidden, batch_first=True)
+        self.encoder = _encoder(config)
         self.to_query = nn.Linear(config.hidden, config.dim)
         self.task = nn.ModuleDict({name: nn.Linear(config.hidden, n) for name, n in config.heads.items()})
+        self.rating = RatingHead(config.hidden, config.dim) if config.rating else None
         self.dropout = nn.Dropout(config.dropout)
+        self.input_dropout = nn.Dropout(config.input_dropout)
 
     # ---- items
 
@@ -103,27 +134,14 @@ class UserModel(nn.Module):
         return torch.cat([item, self.type_embedding(type), gap[..., None], value[..., None]], dim=-1)
 
     def step(self, state: Tensor, item: Tensor, type: Tensor, gap: Tensor, value: Tensor) -> Tensor:
-        """One event for each user: state (B, H), item (B, D), type, gap, value (B) → next state (B, H).
+        """One event for each user: state (B, H), item (B, D), type, gap, value (B) → next state (B, H)."""
+        if not isinstance(self.encoder, GruEncoder):
+            raise TypeError(f"a {self.config.encoder} has no step: replay the window")
+        return self.encoder.step(state, self.event_input(item, type, gap, value))
 
-        Written out, on the weights of `gru`: its CUDA kernel would need cuDNN.
-        """
-        x = self.event_input(item, type, gap, value)
-        weight_x, weight_h, bias_x, bias_h = self.gru.all_weights[0]
-        from_x = functional.linear(x, weight_x, bias_x)  # (B, 3H): reset, update, candidate
-        from_h = functional.linear(state, weight_h, bias_h)  # (B, 3H)
-        reset_x, update_x, candidate_x = from_x.chunk(3, dim=-1)
-        reset_h, update_h, candidate_h = from_h.chunk(3, dim=-1)
-        reset = torch.sigmoid(reset_x + reset_h)
-        update = torch.sigmoid(update_x + update_h)
-        candidate = torch.tanh(candidate_x + reset * candidate_h)
-        return candidate + update * (state - candidate)
-
-    def sequence(
-        self, item: Tensor, type: Tensor, gap: Tensor, value: Tensor, state: Tensor | None = None
-    ) -> Tensor:
-        """item (B, T, D), type, gap, value (B, T), state (B, H) or None for zeros → the state after each event (B, T, H)."""
-        x = self.event_input(self.dropout(item), type, gap, value)
-        states: Tensor = self.gru(x, None if state is None else state[None])[0]
+    def sequence(self, item: Tensor, type: Tensor, gap: Tensor, value: Tensor) -> Tensor:
+        """item (B, T, D), type, gap, value (B, T) → the state after each event (B, T, H), from an empty one."""
+        states: Tensor = self.encoder(self.event_input(self.input_dropout(item), type, gap, value))
         return states
 
     def replay(self, item: Tensor, type: Tensor, gap: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
@@ -163,3 +181,39 @@ class UserModel(nn.Module):
     def heads(self, state: Tensor) -> dict[str, Tensor]:
         """(…, H) → task → probabilities (…, labels of the task), summing to 1."""
         return {name: torch.softmax(logits, dim=-1) for name, logits in self.head_logits(state).items()}
+
+    def rating_of(self, state: Tensor, item: Tensor) -> Tensor:
+        """state (n, H), item (n, D) → the value (n) that the user would give to the item, on the scale of the inputs."""
+        if self.rating is None:
+            raise TypeError("this model was trained without ratings")
+        value: Tensor = self.rating(self.dropout(state), item)
+        return value
+
+
+class RatingHead(nn.Module):
+    """A user's level, an item's level, and how well the two fit: factors as in Koren et al. 2009, doi:10.1109/MC.2009.263."""
+
+    def __init__(self, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.taste, self.user, self.item = nn.Linear(hidden, dim), nn.Linear(hidden, 1), nn.Linear(dim, 1)
+        nn.init.zeros_(self.taste.weight)  # the levels come first
+
+    def forward(self, state: Tensor, item: Tensor) -> Tensor:
+        fit = (self.taste(state) * item).sum(-1)
+        level = (self.user(state) + self.item(item)).squeeze(-1)
+        value: Tensor = level + fit
+        return value
+
+
+def _encoder(config: ModelConfig) -> GruEncoder | TransformerEncoder:
+    inputs = config.dim + TYPE_DIM + 2
+    if config.encoder == "gru":
+        return GruEncoder(inputs, config.hidden)
+    return TransformerEncoder(
+        inputs,
+        config.hidden,
+        layers=config.layers,
+        attention=config.attention,
+        window=config.window,
+        dropout=config.dropout,
+    )

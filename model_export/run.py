@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from model_export.checkpoint import Checkpoint, version_of
@@ -19,8 +22,12 @@ from model_export.evaluating import (
 )
 from model_export.export import export_artefact
 from model_export.interactions import NONE, Interactions
+from model_export.model_card import Card
+from model_export.slices import exposure, slices
 from model_export.text_export import cached_encoder, encode_catalogue
-from model_export.training import Trained, TrainingConfig, train
+from model_export.tracking import trackers
+from model_export.training import Trained, train
+from model_export.training_config import TrainingConfig
 from model_export.training_screen import TrainingScreen, bar, busy, quality_table
 from streamer.core.evaluation import PrequentialJudge
 from streamer.core.event_types import EventTypes
@@ -30,8 +37,43 @@ from streamer.serving.model import Model
 from streamer.serving.session import Array
 from streamer.serving.text_encoder import TextEncoder
 
+UNFINISHED = "unfinished-training.state"
+"""Beside the artefacts while a run lasts: the same command goes on from there after an interruption."""
+CARDS = "cards"
 VERIFIED_WINDOWS = 32
 """Users whose last events the export is verified with."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A log ready to be trained on."""
+
+    data: Interactions
+    """Over the items that occur."""
+    content: F32
+    """(N, 384) text vectors of its items."""
+    of_item: Mapping[str, F32]
+    """Of every item of the catalogue, by id."""
+    texts: F32 | None
+    """Those of the events' texts."""
+    encoder: Path
+
+    @classmethod
+    def of(cls, past: Interactions, cache: Path, console: Console) -> Prepared:
+        data = past.known_items_only()
+        with busy(console, "encoding the items' texts"):
+            encoder = cached_encoder(cache)
+            contents, event_texts = encoded_texts(past, cache)
+        encoded = dict(zip(past.item_ids, contents, strict=True))
+        content = np.stack([encoded[item_id] for item_id in data.item_ids])
+        return cls(data, content, encoded, event_texts, encoder)
+
+
+def encoded_texts(data: Interactions, cache: Path) -> tuple[F32, F32 | None]:
+    """Text vectors of the items (N, 384), and of the events' texts (texts, 384) if there are any."""
+    encoder = cached_encoder(cache)
+    content = encode_catalogue(list(map(item_text, data.items)), encoder_dir=encoder)
+    return content, encode_catalogue(data.texts, encoder_dir=encoder) if data.texts else None
 
 
 def train_and_export(
@@ -43,42 +85,76 @@ def train_and_export(
     out: Path,
     window: int,
     cache: Path,
-    tensorboard: Path | None,
+    tensorboard: Path | None = None,
+    track: Sequence[str] = (),
+    attributes: Mapping[str, Mapping[str, str]] | None = None,
     console: Console,
 ) -> Path:
-    """Train on `past`, judge on `rest` (None: on nothing), and publish `out`/<version> with its checkpoint beside it."""
-    data = past.known_items_only()
-    with busy(console, "encoding the items' texts"):
-        encoder = cached_encoder(cache)
-        texts = list(map(item_text, past.items))
-        encoded = dict(zip(past.item_ids, encode_catalogue(texts, encoder_dir=encoder), strict=True))
-        event_texts = encode_catalogue(past.texts, encoder_dir=encoder) if past.texts else None
-    content = np.stack([encoded[item_id] for item_id in data.item_ids])
-    with TrainingScreen(console, tensorboard) as screen:
+    """Train on `past`, judge on `rest` (None: on nothing), and publish `out`/<version> with its checkpoint beside it.
+
+    A model card goes to `out`/cards/<version>, TensorBoard's files to `tensorboard` or `out`/tensorboard. `attributes`: name
+    → user id → value, whose groups the card compares.
+    """
+    prepared = Prepared.of(past, cache, console)
+    data = prepared.data
+    unfinished = out / UNFINISHED
+    if unfinished.exists():
+        console.print(f"{unfinished} is there: going on with that run if it is the same one")
+    board = out / "tensorboard" if tensorboard is None else tensorboard
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    with TrainingScreen(console, trackers(board / name, track, config)) as screen:
         trained = train(
-            data, content, types, config, texts=event_texts, watch=screen.watch, advance=screen.advance
+            data,
+            prepared.content,
+            types,
+            config,
+            texts=prepared.texts,
+            window=window,
+            state=unfinished,
+            watch=screen.watch,
+            advance=screen.advance,
         )
         screen.ended(trained.epochs)
     metrics = {f"validation_{name}": value for name, value in trained.validation.items()}
+    card = Card(
+        version=version_of(trained.model),
+        config=config,
+        data=data,
+        data_hash=data.digest(),
+        seconds=trained.seconds,
+        best_epoch=trained.epochs,
+        epochs=screen.epochs,
+        validation=trained.validation,
+    )
     if rest is not None:
-        contents = np.stack([encoded[item_id] for item_id in rest.item_ids])
-        judge = _judge_torch(trained, contents, event_texts, past, rest, types, console)
-        metrics |= _flat(judge.report())
+        contents = np.stack([prepared.of_item[item_id] for item_id in rest.item_ids])
+        judge, lists = _judge_torch(trained, contents, prepared.texts, past, rest, types, console)
+        shown = exposure(lists, _popularity_in(past, rest), rest.item[rest.item != NONE])
+        metrics |= _flat(judge.report()) | shown
+        card = replace(
+            card,
+            report=judge.report(),
+            judged_events=judge.events,
+            slices=slices(past, rest, judge.ranks("stream"), attributes),
+            exposure=shown,
+        )
     checkpoint = Checkpoint(
         model=trained.model,
-        version=version_of(trained.model),
+        version=card.version,
         item_ids=data.item_ids,
         popularity=data.popularity,
         head_labels=trained.head_labels,
         metrics=metrics,
         seed=config.seed,
-        data_hash=data.digest(),
+        data_hash=card.data_hash,
         window=window,
     )
     sequences = real_windows(trained, types, window)
-    path = export_checkpoint(checkpoint, out, encoder=encoder, sequences=sequences, console=console)
+    path = export_checkpoint(checkpoint, out, encoder=prepared.encoder, sequences=sequences, console=console)
     checkpoint.save(out / f"{checkpoint.version}.pt")
-    console.print(f"trained in {trained.seconds:.0f} s")
+    written = card.write(out / CARDS / card.version)
+    unfinished.unlink(missing_ok=True)
+    console.print(f"trained in {trained.seconds:.0f} s; model card: {written}")
     return path
 
 
@@ -124,7 +200,7 @@ def evaluate_artefact(
         texts = encoder.encode(rest.texts) if rest.texts else None
     known = model.item_ids, model.item_vectors, model.item_bias
     catalogue = item_catalogue(rest.item_ids, *known, contents, model.tower, texts)
-    return _judge(model, catalogue, past, rest, types, console).report()
+    return _judge(model, catalogue, past, rest, types, console)[0].report()
 
 
 def real_windows(trained: Trained, types: EventTypes, window: int) -> dict[str, Array]:
@@ -155,7 +231,7 @@ def _judge_torch(
     rest: Interactions,
     types: EventTypes,
     console: Console,
-) -> PrequentialJudge:
+) -> tuple[PrequentialJudge, NDArray[np.int64]]:
     stepper = TorchStepper(trained.model)
     vectors, bias = stepper.items()
     known = trained.data.item_ids, vectors, bias
@@ -170,11 +246,17 @@ def _judge(
     rest: Interactions,
     types: EventTypes,
     console: Console,
-) -> PrequentialJudge:
+) -> tuple[PrequentialJudge, NDArray[np.int64]]:
     with bar(console, "judging the later events", 2 * len(rest)) as advance:
-        judge = prequential(model, catalogue, past, rest, types, advance=advance)
+        judge, lists = prequential(model, catalogue, past, rest, types, advance=advance)
     console.print(quality_table(judge.report(), judge.events))
-    return judge
+    return judge, lists
+
+
+def _popularity_in(past: Interactions, rest: Interactions) -> F32:
+    """Training events of the items of `rest`, in its order."""
+    counts = dict(zip(past.item_ids, past.popularity.tolist(), strict=True))
+    return np.array([counts.get(item_id, 0.0) for item_id in rest.item_ids], np.float32)
 
 
 def _flat(report: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

