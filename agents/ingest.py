@@ -84,7 +84,8 @@ class Ingest:
         topic: str = "events",
         put_off: PutOff | None = None,
     ) -> None:
-        self._topic, self._put_off = topic, put_off or PutOff(0, 0)
+        self._topic = topic
+        self._put_off = PutOff(0, 0) if put_off is None else put_off
         self._decoder, self._types, self._options = decoder, types, options
         self._champion, self._reader, self._batcher, self._recommend = champion, reader, batcher, recommend
 
@@ -221,29 +222,36 @@ class Ingest:
             outcome = self._round(
                 champion, states, events, None if text_vectors is None else text_vectors[rows]
             )
+            if refresh.per_event:
+                champion.rebuild_stale(states)
             refresh.after_round(events, outcome)
         refresh.count()
         if not put_off:
+            champion.rebuild_stale(states)
             refresh.finish(deliveries)
         batch.deliver(states.changes(), deliveries)
 
     def _round(
         self, champion: Champion, states: UserStates, events: EventColumns, text_vectors: np.ndarray | None
     ) -> np.ndarray:
-        """Absorb one event per user (n events of n users) and step their GRU states. Returns outcomes (n,) u8."""
+        """Absorb one event per user (n events of n users) and step their states. Returns outcomes (n,) u8."""
         heads, users = states.heads, events.user
         gap = gap_feature(events.time, heads["last_time"][users])
         outcome = states.absorb(users, events)
         rows = np.flatnonzero(outcome == Outcome.APPLIED)
         if rows.size:
-            who, item = users[rows], champion.event_vectors(events.item[rows])
-            if text_vectors is not None:
-                item = item + text_vectors[rows]
-            value = value_feature(events.value[rows], events.type[rows], self._types)
-            heads["gru"][who] = champion.step(
-                heads["gru"][who], item, events.type[rows].astype(np.int64), gap[rows], value
-            )
-            heads["model"][who] = champion.model.number
+            who = users[rows]
+            if champion.recurrent:
+                item = champion.event_vectors(events.item[rows])
+                if text_vectors is not None:
+                    item = item + text_vectors[rows]
+                value = value_feature(events.value[rows], events.type[rows], self._types)
+                heads["gru"][who] = champion.step(
+                    heads["gru"][who], item, events.type[rows].astype(np.int64), gap[rows], value
+                )
+                heads["model"][who] = champion.model.number
+            else:  # before the next refresh it is computed from the window
+                heads["model"][who] = 0
         for code, count in enumerate(np.bincount(outcome, minlength=len(Outcome)).tolist()):
             if count:
                 telemetry.EVENTS.labels(Outcome(code).name.lower()).inc(count)

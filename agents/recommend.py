@@ -50,6 +50,11 @@ class Refresh:
         self._views: list[StateView] = []
         self._applied: list[EventColumns] = []
 
+    @property
+    def per_event(self) -> bool:
+        """Whether users are refreshed in each round, and not once in the end."""
+        return self._how.per_event
+
     def after_round(self, events: EventColumns, outcome: np.ndarray) -> None:
         """events: one per user (n,); outcome (n,). Only what a refresh reads is noted here: lists are made for all at once."""
         self._applied.append(events.take(np.flatnonzero(outcome == Outcome.APPLIED)))

@@ -31,6 +31,7 @@ def build(
     items: int = 60,
     version: str | None = None,
     bert: Path | None = None,
+    encoder: str = "gru",
 ) -> Path:
     """Export an artefact into `out` and return its directory; items are "i0", "i1", … and their popularity falls.
 
@@ -38,7 +39,7 @@ def build(
     """
     encoder_dir = export_encoder(_tiny_bert(out / ".bert") if bert is None else bert, out / ".encoder")
     content = TextEncoder.open(encoder_dir).encode(item_texts(items))
-    model = random_model(content, seed=seed, hidden=hidden, dim=dim)
+    model = random_model(content, seed=seed, hidden=hidden, dim=dim, encoder=encoder)
     return export_artefact(
         model,
         out,
@@ -61,13 +62,19 @@ def item_texts(items: int = 60) -> list[str]:
 
 
 def random_model(
-    content: npt.NDArray[np.float32], *, seed: int = 0, hidden: int = 16, dim: int = 16
+    content: npt.NDArray[np.float32],
+    *,
+    seed: int = 0,
+    hidden: int = 16,
+    dim: int = 16,
+    encoder: str = "gru",
 ) -> UserModel:
     """The torch model that `build` exports; `content` (N, 384) are the items' text vectors."""
     heads = {"category": len(CATEGORIES), "event_type": len(EVENT_TYPES)}
     torch.manual_seed(seed)
     model = UserModel(
-        ModelConfig(items=len(content), hidden=hidden, dim=dim, heads=heads), torch.from_numpy(content)
+        ModelConfig(items=len(content), hidden=hidden, dim=dim, heads=heads, encoder=encoder),
+        torch.from_numpy(content),
     )
     with torch.no_grad():
         for parameter in model.parameters():

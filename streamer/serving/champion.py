@@ -106,8 +106,13 @@ class Champion:
         with Timed("heads"):
             return self.model.interests(state)
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether states are stepped event by event; else each is computed from the whole window."""
+        return self.model.manifest.recurrent
+
     def rebuild_stale(self, states: UserStates) -> None:
-        """Recompute from the stored window the GRU state of users whose state another model computed.
+        """Recompute from the stored window the state of users whose state this model has not computed.
 
         The head then holds the version it was rebuilt at, so that an offline recomputation knows where to start. Texts
         are not in the window: a search or review counts there by its item and type only.
