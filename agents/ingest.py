@@ -23,6 +23,7 @@ from streamer.core.features import gap_feature, value_feature
 from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
 from streamer.core.put_off import PutOff
+from streamer.core.runs import Runs
 from streamer.core.user_state import Changes, Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
@@ -217,41 +218,40 @@ class Ingest:
         )
         text_vectors = self._text_vectors(champion, batch)
         refresh = self._recommend.begin(champion, states, batch)
-        for rows in rounds(columns.user):
-            events = columns.take(rows)
-            outcome = self._round(
-                champion, states, events, None if text_vectors is None else text_vectors[rows]
-            )
+        # Users who are refreshed after every event need the events one by one.
+        every = rounds(columns.user) if refresh.per_event else [np.arange(len(columns))]
+        for rows in every:
+            events = columns if len(rows) == len(columns) else columns.take(rows)
+            texts = None if text_vectors is None else text_vectors[rows]
+            outcome = self._apply(champion, states, events, texts)
             if refresh.per_event:
                 champion.rebuild_stale(states)
-            refresh.after_round(events, outcome)
+            refresh.after(events, outcome)
         refresh.count()
         if not put_off:
             champion.rebuild_stale(states)
             refresh.finish(deliveries)
         batch.deliver(states.changes(), deliveries)
 
-    def _round(
+    def _apply(
         self, champion: Champion, states: UserStates, events: EventColumns, text_vectors: np.ndarray | None
     ) -> np.ndarray:
-        """Absorb one event per user (n events of n users) and step their states. Returns outcomes (n,) u8."""
-        heads, users = states.heads, events.user
-        gap = gap_feature(events.time, heads["last_time"][users])
-        outcome = states.absorb(users, events)
+        """Absorb events (n,) and step their users' states. Returns Outcome codes (n,)."""
+        last_time = states.heads["last_time"].copy()
+        outcome = states.absorb_all(events)
         rows = np.flatnonzero(outcome == Outcome.APPLIED)
-        if rows.size:
-            who = users[rows]
-            if champion.recurrent:
-                item = champion.event_vectors(events.item[rows])
-                if text_vectors is not None:
-                    item = item + text_vectors[rows]
-                value = value_feature(events.value[rows], events.type[rows], self._types)
-                heads["gru"][who] = champion.step(
-                    heads["gru"][who], item, events.type[rows].astype(np.int64), gap[rows], value
-                )
-                heads["model"][who] = champion.model.number
-            else:  # before the next refresh it is computed from the window
-                heads["model"][who] = 0
+        if rows.size and champion.recurrent:
+            runs = Runs.of(events.user[rows])
+            rows = rows[runs.order]
+            applied = events.take(rows)
+            item = champion.event_vectors(applied.item)
+            if text_vectors is not None:
+                item += text_vectors[rows]
+            gap = gap_feature(applied.time, runs.before(last_time[runs.users], applied.time))
+            value = value_feature(applied.value, applied.type, self._types)
+            champion.step_runs(states.heads, runs, item, applied.type.astype(np.int64), gap, value)
+        elif rows.size:  # before the next refresh it is computed from the window
+            states.heads["model"][events.user[rows]] = 0
         for code, count in enumerate(np.bincount(outcome, minlength=len(Outcome)).tolist()):
             if count:
                 telemetry.EVENTS.labels(Outcome(code).name.lower()).inc(count)

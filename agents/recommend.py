@@ -55,8 +55,11 @@ class Refresh:
         """Whether users are refreshed in each round, and not once in the end."""
         return self._how.per_event
 
-    def after_round(self, events: EventColumns, outcome: np.ndarray) -> None:
-        """events: one per user (n,); outcome (n,). Only what a refresh reads is noted here: lists are made for all at once."""
+    def after(self, events: EventColumns, outcome: np.ndarray) -> None:
+        """Events (n,) were absorbed, one per user at most where users are refreshed per event; outcome (n,).
+
+        Only what a refresh reads is noted here: lists are made for all at once.
+        """
         self._applied.append(events.take(np.flatnonzero(outcome == Outcome.APPLIED)))
         if self._how.per_event:
             fresh = events.user[outcome != Outcome.REPLAYED]

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core import interests
-from streamer.core.columns import EventColumns
+from streamer.core.columns import EventColumns, rounds
 from streamer.core.event_types import EventTypes
 from streamer.core.interests import Decay
 from streamer.core.rolling_counts import RollingCounts
+from streamer.core.runs import Runs
 from streamer.core.seen import SeenChunks
 from streamer.core.state_records import ENTRY, HEAD_PREFIX, applied, decode_heads, head_key, segment_slots
 from streamer.core.window import BehaviourWindows, Read, Rows
@@ -146,6 +147,57 @@ class UserStates:
                 self._apply(users[rows], events.take(rows))
         return outcome
 
+    def absorb_all(self, events: EventColumns) -> NDArray[np.uint8]:
+        """Any events (n,) in source order, as if they were absorbed one by one. Returns Outcome codes (n,).
+
+        Users of whom no event is replayed, late or a duplicate have theirs applied at once; the others', in rounds.
+        """
+        runs = Runs.of(events.user)
+        if len(runs.users) == len(events):
+            return self.absorb(events.user, events)
+        outcome = np.full(len(events), Outcome.APPLIED, np.uint8)
+        ordered = events.take(runs.order)
+        plain = self._plain(runs, ordered)
+        in_plain = np.repeat(plain, runs.lengths)
+        rest = np.sort(runs.order[~in_plain])
+        for at in rounds(events.user[rest]):
+            rows = rest[at]
+            outcome[rows] = self.absorb(events.user[rows], events.take(rows))
+        if plain.all():
+            self._apply_runs(runs, ordered)
+        elif plain.any():
+            kept = ordered.take(np.flatnonzero(in_plain))
+            self._apply_runs(Runs.of(kept.user), kept)
+        return outcome
+
+    def _plain(self, runs: Runs, events: EventColumns) -> NDArray[np.bool_]:
+        """(U,): the users whose events, given in the runs' order, are all to be applied."""
+        heads, users = self.heads, runs.users
+        odd = events.offset <= runs.before(heads["applied"][users], events.offset)
+        watermark = runs.highest_before(heads["watermark"][users], events.time)
+        odd |= events.time < watermark - self._grace_ms
+        odd |= self.windows.contains(events.user, events.event)
+        ids = events.user << 32 | events.event
+        by_id = np.argsort(ids, kind="stable")
+        odd[by_id[1:][ids[by_id[1:]] == ids[by_id[:-1]]]] = True
+        return ~runs.any(odd)
+
+    def _apply_runs(self, runs: Runs, events: EventColumns) -> None:
+        """`_apply` for whole runs; `events` in the runs' order."""
+        heads, users = self.heads, runs.users
+        last = runs.starts + runs.lengths - 1
+        heads["applied"][users] = events.offset[last]
+        self._touched[users] = True
+        self.windows.push_runs(users, runs.lengths, _entries(events), events.offset)
+        self._remember_fallen()
+        heads["last_time"][users] = events.time[last]
+        newest = np.maximum.reduceat(events.time, runs.starts)
+        heads["watermark"][users] = np.maximum(heads["watermark"][users], newest)
+        heads["version"][users] += runs.lengths
+        heads["usable"][users] += np.add.reduceat(events.known, runs.starts, dtype=np.uint32)
+        self._counts.add(events.user, events.time, events.type)
+        self._add_interests(events.user, events)
+
     def _judge(self, users: Rows, events: EventColumns) -> NDArray[np.uint8]:
         """Outcomes (n,), the first that holds: replayed, late, duplicate, applied."""
         outcome = np.where(
@@ -157,34 +209,38 @@ class UserStates:
 
     def _apply(self, users: Rows, events: EventColumns) -> None:
         heads = self.heads
-        entries = np.empty(len(users), ENTRY)
-        entries["item"], entries["time"], entries["type"] = events.item, events.time, events.type
-        entries["value"], entries["event"] = events.value, events.event
-        self.windows.push(users, entries, events.offset)
+        self.windows.push(users, _entries(events), events.offset)
         self._remember_fallen()
         heads["last_time"][users] = events.time
         heads["watermark"][users] = np.maximum(heads["watermark"][users], events.time)
         heads["version"][users] += 1
         heads["usable"][users] += events.known
         self._counts.add(users, events.time, events.type)
-        labelled = np.flatnonzero(events.labels.any(axis=1))
-        if labelled.size:
-            rows = users[labelled]
-            heads["interests"][rows], heads["interests_time"][rows] = interests.add(
-                heads["interests"][rows],
-                heads["interests_time"][rows],
-                events.time[labelled],
-                events.labels[labelled],
-                self._weight[events.type[labelled]],
-                self._decay,
-            )
+        self._add_interests(users, events)
+
+    def _add_interests(self, users: Rows, events: EventColumns) -> None:
+        """Events (n,) of `users` (n,), each user's in order."""
+        heads, labelled = self.heads, np.flatnonzero(events.labels.any(axis=1))
+        if not labelled.size:
+            return
+        runs = Runs.of(users[labelled])
+        rows, users = labelled[runs.order], runs.users
+        heads["interests"][users], heads["interests_time"][users] = interests.add(
+            heads["interests"][users],
+            heads["interests_time"][users],
+            runs,
+            events.time[rows],
+            events.labels[rows],
+            self._weight[events.type[rows]],
+            self._decay,
+        )
 
     def _remember_fallen(self) -> None:
         """What was consumed in segments that left the window goes to the seen chunks."""
         if self._seen is not None:
-            for user, entries in self.windows.fallen:
+            for user, entries, offset in self.windows.fallen:
                 consumed = entries["item"][self._consumes[entries["type"]]].tolist()
-                self._seen.add(user, filter(None, consumed), int(self.heads["applied"][user]))
+                self._seen.add(user, filter(None, consumed), offset)
         self.windows.fallen.clear()
 
     def revise(self, users: Rows) -> None:
@@ -256,6 +312,14 @@ class UserStates:
             return positions, hashes
         old_positions, old_hashes = self._seen.items(users)
         return np.concatenate([positions, old_positions]), np.concatenate([hashes, old_hashes])
+
+
+def _entries(events: EventColumns) -> NDArray[np.void]:
+    """The events as the window keeps them: ENTRY (n,)."""
+    entries = np.empty(len(events), ENTRY)
+    entries["item"], entries["time"], entries["type"] = events.item, events.time, events.type
+    entries["value"], entries["event"] = events.value, events.event
+    return entries
 
 
 class StateView:

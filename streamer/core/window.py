@@ -41,8 +41,9 @@ class BehaviourWindows:
         self._open_event = self._open["event"]
         self.index = np.zeros((len(heads), self.slots), np.int64)
         self._dirty = np.zeros((len(heads), self.slots), np.bool_)
-        self.fallen: list[tuple[int, NDArray[np.void]]] = []
-        """(user, ENTRY (16,)) of each segment that left the ring, oldest first; the owner empties it."""
+        self.fallen: list[tuple[int, NDArray[np.void], int]] = []
+        """(user, ENTRY (16,), source offset by which it fell) of each segment that left the ring, oldest first; the owner
+        empties it."""
         self._load(heads, reads)
 
     def _load(self, heads: NDArray[np.void], reads: Sequence[Read]) -> None:
@@ -84,7 +85,9 @@ class BehaviourWindows:
     def _resize(self, heads: NDArray[np.void], user: int, rows: Rows) -> None:
         """Moves the user's segments (pool rows, oldest first) into a ring of another size, numbered anew from 0."""
         kept = rows[-self.slots :]
-        self.fallen += [(user, self._entries[row].copy()) for row in rows[: len(rows) - len(kept)].tolist()]
+        applied = int(heads["applied"][user])
+        fallen = rows[: len(rows) - len(kept)].tolist()
+        self.fallen += [(user, self._entries[row].copy(), applied) for row in fallen]
         heads["slots"][user], heads["sealed"][user] = self.slots, len(kept)
         self.index[user, : len(kept)] = kept
         self._pool["seq"][kept] = np.arange(len(kept))
@@ -118,12 +121,35 @@ class BehaviourWindows:
         if full.any():
             self._seal(users[full], offsets[full])
 
+    def push_runs(
+        self, users: Rows, lengths: Rows, entries: NDArray[np.void], offsets: NDArray[np.int64]
+    ) -> None:
+        """Append runs of events: those of users[0] (lengths[0] of them) first; ENTRY (n,), source offsets (n,).
+
+        Goes on from one sealed segment to the next, for all users at a time.
+        """
+        starts, left = np.cumsum(lengths) - lengths, lengths
+        while users.size:
+            position = self._open_n[users].astype(np.int64)
+            n = np.minimum(SEGMENT_EVENTS - position, left)
+            within = np.arange(int(n.sum())) - np.repeat(np.cumsum(n) - n, n)
+            self._open[np.repeat(users, n), np.repeat(position, n) + within] = entries[
+                np.repeat(starts, n) + within
+            ]
+            self._open_n[users] = position + n
+            full = position + n == SEGMENT_EVENTS
+            if full.any():
+                self._seal(users[full], offsets[(starts + n - 1)[full]])
+            more = left > n
+            users, starts, left = users[more], (starts + n)[more], (left - n)[more]
+
     def _seal(self, users: Rows, offsets: NDArray[np.int64]) -> None:
         seq = self._sealed[users]
         slot = (seq % self.slots).astype(np.int64)
         old = self.index[users, slot]
         for position in np.flatnonzero(old).tolist():
-            self.fallen.append((int(users[position]), self._entries[old[position]].copy()))
+            entries = self._entries[old[position]].copy()
+            self.fallen.append((int(users[position]), entries, int(offsets[position])))
         rows = self._allocate(len(users))
         pool = self._pool
         pool["schema"][rows], pool["kind"][rows], pool["applied"][rows], pool["seq"][rows] = (

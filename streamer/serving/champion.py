@@ -18,6 +18,7 @@ from streamer.core.features import gap_feature, value_feature
 from streamer.core.popularity import Popularity
 from streamer.core.profile import CategoryTexts, LabelTexts
 from streamer.core.ranking import ItemTexts
+from streamer.core.runs import Runs
 from streamer.core.user_state import UserStates
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.model import F32, I64, Model
@@ -94,9 +95,22 @@ class Champion:
         return {task: LabelTexts(labels) for task, labels in self.model.heads.items()}
 
     # ------------------------------------------------------------------ users
-    def step(self, state: F32, item: F32, type_code: I64, gap: F32, value: F32) -> F32:
+    def step_runs(
+        self, heads: NDArray[np.void], runs: Runs, item: F32, type_code: I64, gap: F32, value: F32
+    ) -> None:
+        """Step the users' states of `heads` event by event: item (n, D), type, gap, value (n,) in the order of `runs`.
+
+        A state is rounded to the precision that it is kept in after every event, so that no cut into batches shows.
+        """
+        users = runs.users[runs.by_length()]
+        state = heads["gru"][users]
         with Timed("gru_step"):
-            return self.model.step(state, item, type_code, gap, value)
+            for n, at in runs.rounds():
+                state[:n] = self.model.step(
+                    state[:n].astype(np.float32), item[at], type_code[at], gap[at], value[at]
+                )
+        heads["gru"][users] = state
+        heads["model"][users] = self.model.number
 
     def score(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
         with Timed("scorer"):

@@ -91,7 +91,10 @@ def load(store: Store, users: list[str], window: int) -> UserStates:
 
 
 def absorb_batch(store: Store, batch: list[Source], window: int) -> list[str]:
-    """One batch as a worker does it: load, absorb round by round, write; the outcomes in source order."""
+    """One batch as a worker does it: load, absorb, write; the outcomes in source order.
+
+    Every other batch is absorbed round by round, as with refresh=event.
+    """
     users = list(dict.fromkeys(source.event.user_id for source in batch))
     states = load(store, users, window)
     columns = EventColumns.from_events(
@@ -102,9 +105,12 @@ def absorb_batch(store: Store, batch: list[Source], window: int) -> list[str]:
         TYPES,
         item_facts,
     )
-    outcomes = np.empty(len(batch), np.uint8)
-    for rows in rounds(columns.user):
-        outcomes[rows] = states.absorb(columns.user[rows], columns.take(rows))
+    if batch[0].offset % 2:
+        outcomes = states.absorb_all(columns)
+    else:
+        outcomes = np.empty(len(batch), np.uint8)
+        for rows in rounds(columns.user):
+            outcomes[rows] = states.absorb(columns.user[rows], columns.take(rows))
     touched = [users[row] for row in states.touched().tolist()]
     changes = states.changes().groups()
     for user, records in zip(touched, changes, strict=True):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from streamer.core.interests import Decay, add, decayed
+from streamer.core.runs import Runs
 from streamer.core.state_records import INTEREST, INTEREST_SLOTS
 
 DECAY = Decay(short_ms=1_000, long_ms=10_000)
@@ -15,7 +16,15 @@ def after(events: list[tuple[int, list[int], float]], now: int) -> Interests:
     state, time = np.zeros((1, INTEREST_SLOTS), INTEREST), np.zeros(1, np.int64)
     for at, labels, weight in events:
         padded = np.array([labels + [0] * (6 - len(labels))], np.uint32)
-        state, time = add(state, time, np.array([at]), padded, np.array([weight], np.float32), DECAY)
+        state, time = add(
+            state,
+            time,
+            Runs.of(np.zeros(1, np.int64)),
+            np.array([at]),
+            padded,
+            np.array([weight], np.float32),
+            DECAY,
+        )
     labels_, short, long = decayed(state, time, np.array([now]), DECAY)
     rows = zip(labels_[0].tolist(), short[0].tolist(), long[0].tolist(), strict=True)
     return {label: (s, g) for label, s, g in rows if label}

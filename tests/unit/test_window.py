@@ -46,8 +46,8 @@ def test_many_segments_of_one_batch_find_room() -> None:
 
 def test_what_falls_out_is_handed_over_oldest_first() -> None:
     windows = filled(16 * 5, 32)
-    assert [(user, entries["event"].tolist()) for user, entries in windows.fallen] == [
-        (0, list(range(1, 17))), (0, list(range(17, 33))), (0, list(range(33, 49)))
+    assert [(user, entries["event"].tolist(), offset) for user, entries, offset in windows.fallen] == [
+        (0, list(range(1, 17)), 48), (0, list(range(17, 33)), 64), (0, list(range(33, 49)), 80)
     ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_a_window_of_another_length_is_fitted(events: int, old: int, new: int) -
     store.update(moved)
     assert numbers(BehaviourWindows(heads, [b"u"], [store.get], new)) == numbers(fitted)
     # Nothing is forgotten: it is still in the ring, or handed over.
-    lost = [number for _, entries in fitted.fallen for number in entries["event"].tolist()]
+    lost = [number for _, entries, _ in fitted.fallen for number in entries["event"].tolist()]
     assert sorted(lost + fitted.items(ME, np.ones(32, np.bool_))[1].tolist())[-len(held) :] == held
 
 
