@@ -65,7 +65,7 @@ class Log:
         self._stage.loop.run(self._write(users, applied))
 
     async def _write(self, users: range, applied: int) -> None:
-        producer = BatchProducer(bootstrap_servers=self._stage.brokers, compression=self._compression)
+        producer = BatchProducer(bootstrap_servers=self._stage.brokers)
         await producer.start()
         partitioner = Partitioner("murmur2")
         for start in range(users.start, users.stop, CHUNK_USERS):
@@ -76,7 +76,12 @@ class Log:
                 pairs[place] += of_user
             self.records += sum(map(len, pairs))
             self.bytes += sum(len(key) + len(value) for of_place in pairs for key, value in of_place)
-            await asyncio.gather(*(producer.send(self._topic, p, some) for p, some in enumerate(pairs)))
+            await asyncio.gather(
+                *(
+                    producer.send(self._topic, place, some, compression=self._compression)
+                    for place, some in enumerate(pairs)
+                )
+            )
         await producer.stop()
 
 
