@@ -1,6 +1,6 @@
 """How fast a worker comes back: its table from the changelog, and the first recommendation, beside Faust's own recovery.
 
-`python -m benchmarks.recovery [--users 100000] [--json FILE] [--quick]`
+`python -m benchmarks.recovery [--users 100000] [--rounds 3] [--json FILE] [--quick]`
 
 A changelog of N users with a full window each (real records, see benchmarks.states) is recovered in turn by
   headwater  the worker, from an empty folder
@@ -163,8 +163,9 @@ def faust_records_per_s(stage: Stage, name: str) -> float:
     return (last - first) / (ended - began)
 
 
-def measure(users: int = USERS, *, quick: bool = False) -> Result:
-    users, rounds = (min(users, QUICK_USERS), 1) if quick else (users, ROUNDS)
+def measure(users: int = USERS, rounds: int = ROUNDS, *, quick: bool = False) -> Result:
+    if quick:
+        users, rounds = min(users, QUICK_USERS), 1
     cold: list[Comeback] = []
     warm: list[Comeback] = []
     faust: list[float] = []
@@ -207,8 +208,9 @@ def measure(users: int = USERS, *, quick: bool = False) -> Result:
 def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--users", type=int, default=USERS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
-    figures.report(measure(options.users, quick=options.quick), options)
+    figures.report(measure(options.users, options.rounds, quick=options.quick), options)
 
 
 if __name__ == "__main__":
