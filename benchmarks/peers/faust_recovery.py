@@ -55,7 +55,7 @@ async def begin(*args: Any, **kwargs: Any) -> None:
 
 async def watch() -> None:
     """`read N records in S s`, from the first record on, until none is missing."""
-    recovery = app.tables.recovery
+    recovery: Any = app.tables.recovery  # type: ignore[attr-defined]
 
     def begun() -> bool:
         ends, offsets = recovery.active_highwaters, recovery.active_offsets
