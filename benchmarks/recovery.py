@@ -1,6 +1,6 @@
 """How fast a worker comes back: its table from the changelog, and the first recommendation, beside Faust's own recovery.
 
-`python -m benchmarks.recovery [--users 100000] [--json FILE] [--quick]`
+`python -m benchmarks.recovery [--users 100000] [--rounds 3] [--json FILE] [--quick]`
 
 A changelog of N users with a full window each (real records, see benchmarks.states) is recovered in turn by
   headwater  the worker, from an empty folder
@@ -65,7 +65,7 @@ class Log:
         self._stage.loop.run(self._write(users, applied))
 
     async def _write(self, users: range, applied: int) -> None:
-        producer = BatchProducer(bootstrap_servers=self._stage.brokers, compression=self._compression)
+        producer = BatchProducer(bootstrap_servers=self._stage.brokers)
         await producer.start()
         partitioner = Partitioner("murmur2")
         for start in range(users.start, users.stop, CHUNK_USERS):
@@ -76,7 +76,12 @@ class Log:
                 pairs[place] += of_user
             self.records += sum(map(len, pairs))
             self.bytes += sum(len(key) + len(value) for of_place in pairs for key, value in of_place)
-            await asyncio.gather(*(producer.send(self._topic, p, some) for p, some in enumerate(pairs)))
+            await asyncio.gather(
+                *(
+                    producer.send(self._topic, place, some, compression=self._compression)
+                    for place, some in enumerate(pairs)
+                )
+            )
         await producer.stop()
 
 
@@ -158,8 +163,9 @@ def faust_records_per_s(stage: Stage, name: str) -> float:
     return (last - first) / (ended - began)
 
 
-def measure(users: int = USERS, *, quick: bool = False) -> Result:
-    users, rounds = (min(users, QUICK_USERS), 1) if quick else (users, ROUNDS)
+def measure(users: int = USERS, rounds: int = ROUNDS, *, quick: bool = False) -> Result:
+    if quick:
+        users, rounds = min(users, QUICK_USERS), 1
     cold: list[Comeback] = []
     warm: list[Comeback] = []
     faust: list[float] = []
@@ -202,8 +208,9 @@ def measure(users: int = USERS, *, quick: bool = False) -> Result:
 def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--users", type=int, default=USERS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
-    figures.report(measure(options.users, quick=options.quick), options)
+    figures.report(measure(options.users, options.rounds, quick=options.quick), options)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,15 @@ async def begin(*args: Any, **kwargs: Any) -> None:
 
 async def watch() -> None:
     """`read N records in S s`, from the first record on, until none is missing."""
-    recovery = app.tables.recovery
-    while not recovery.active_highwaters or not any(recovery.active_highwaters.values()):
+    recovery: Any = app.tables.recovery  # type: ignore[attr-defined]
+
+    def begun() -> bool:
+        ends, offsets = recovery.active_highwaters, recovery.active_offsets
+        return any(end >= 0 for end in ends.values()) and None not in [offsets[tp] for tp in ends]
+
+    while not begun():
         await asyncio.sleep(0.02)
-    started, total = time.monotonic(), sum(v + 1 for v in recovery.active_highwaters.values())
+    started, total = time.monotonic(), sum(end + 1 for end in recovery.active_highwaters.values())
     while True:
         left = recovery.active_remaining_total()
         print(f"read {total - left} records in {time.monotonic() - started:.3f} s", flush=True)

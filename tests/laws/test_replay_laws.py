@@ -88,7 +88,7 @@ def test_a_log_in_order_is_applied_without_looking_into_the_table() -> None:
     known = Replay(EMPTY)
     for start in range(0, len(log), 700):
         run = log[start : start + 700]
-        known.absorb([k for k, _ in run], [v for _, v in run], looked.append)  # type: ignore[arg-type]
+        known.absorb([k for k, _ in run], [v for _, v in run], looked.append)
     assert not looked
 
 
