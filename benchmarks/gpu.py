@@ -166,7 +166,7 @@ class Bench:
                 rates(lambda e=encoder, t=texts: e.encode(t), n, self._plan),
                 "sentences/s",
             )
-        self._note("floor_sentences_per_s", [self._flops["f16"] / (LAYERS * layer)], "sentences/s")
+        self._note("floor_sentences_per_s", [max(self._flops.values()) / (LAYERS * layer)], "sentences/s")
 
 
 def sentences(encoder: TextEncoder, n: int) -> Iterator[str]:

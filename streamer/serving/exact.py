@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Protocol
@@ -39,6 +40,12 @@ class ExactSearch:
         self._scorer = scorer
         self._items = np.ascontiguousarray(items.T, np.float32)
         self._bias = np.ascontiguousarray(bias, np.float32)
+
+    def with_bias(self, bias: F32) -> ExactSearch:
+        """The same items with other biases (N,)."""
+        other = copy.copy(self)
+        other._bias = np.ascontiguousarray(bias, np.float32)
+        return other
 
     def top_k(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
         """As Search says."""

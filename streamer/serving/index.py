@@ -11,7 +11,7 @@ import numpy as np
 from streamer import telemetry
 from streamer.core.manifest import IndexSpec
 from streamer.serving import ivf
-from streamer.serving.exact import F32, I64, Search
+from streamer.serving.exact import F32, I64, ExactSearch, Search
 from streamer.serving.hash_index import HashIndex
 from streamer.serving.item_table import ItemTable
 from streamer.serving.ivf import IvfSearch, Lists
@@ -34,6 +34,15 @@ def build(model: Model, table: ItemTable) -> BaseSearch:
     """
     if model.device.bound:
         return _resident(model, table)
+    try:
+        ivf.load_faiss()
+    except ImportError as error:
+        log.warning(
+            "%d items are searched one by one, since an index needs faiss (%s): install headwater[ann]",
+            len(table.ids),
+            error,
+        )
+        return ExactSearch(model.session("score"), table.vectors, table.bias)
     started = time.perf_counter()
     if model.lists is not None:
         known = np.full(len(table.ids), -1, np.int64)
@@ -57,6 +66,8 @@ def rebuild(
     model: Model, table: ItemTable, old: BaseSearch, old_hashes: HashIndex, changed: U64
 ) -> BaseSearch:
     """The same over a newer table, in the old one's lists; `changed` are the hashes of items whose vectors are new."""
+    if isinstance(old, ExactSearch):
+        return ExactSearch(model.session("score"), table.vectors, table.bias)
     if not isinstance(old, IvfSearch):
         return _resident(model, table)
     rows = old_hashes.rows(table.hashes)

@@ -135,6 +135,10 @@ class Model:
             _bound={name: BoundGraph(sessions[name]) for name in _BOUND} if device.bound else {},
         )
 
+    def session(self, operation: str) -> Session:
+        """The bare session of step, replay, query, score, heads or tower."""
+        return self._sessions[operation]
+
     def operation(self, name: str) -> Operation:
         """step, replay, query, score, heads or tower by the names of its arrays, to compare with torch."""
         return self._score_by_name if name == "score" else self._sessions[name].by_name
