@@ -6,6 +6,8 @@ compute is compared with `UserModel.score` before an artefact is published.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
@@ -136,7 +138,7 @@ def _after(
     return merged
 
 
-def _node(kind: str, inputs: list[str], output: str, **attributes: object) -> Node:
+def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Node:
     return helper.make_node(kind, inputs, [output], **attributes)
 
 

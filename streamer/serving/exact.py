@@ -70,9 +70,9 @@ def checked(state: F32, excluded: I64, n: int) -> tuple[F32, I64]:
     """
     state = np.ascontiguousarray(state, np.float32)
     if not np.isfinite(state).all():
-        row = int(np.argmin(np.isfinite(state).all(axis=1)))
+        bad = int(np.argmin(np.isfinite(state).all(axis=1)))
         raise StateError(
-            f"the user state in row {row} of {len(state)} holds NaN or infinity: rebuild it from its window"
+            f"the user state in row {bad} of {len(state)} holds NaN or infinity: rebuild it from its window"
         )
     excluded = np.ascontiguousarray(excluded, np.int64).reshape(-1, 2)
     if len(excluded) == 0:

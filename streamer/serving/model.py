@@ -152,7 +152,7 @@ class Model:
         """One event for each user: state (B, H), item (B, D), type, gap, value (B,) → next state (B, H)."""
         if len(state) == 0:
             return np.zeros((0, self.hidden), np.float32)
-        feeds = {
+        feeds: dict[str, Array] = {
             "state": _f32(state),
             "item": _f32(item),
             "type": _i64(type),

@@ -162,8 +162,8 @@ def test_a_run_that_cannot_be_captured_is_run_without_cuda_graphs(
             raise RuntimeError("operation not permitted when stream is capturing")
 
     session = Session(Refusing(), BOUND, lambda: opened)
-    assert session.captures
+    before = session.captures
     found = BoundGraph(session).run_rows({"state": states(3)})[0]
     assert np.allclose(found, opened.run(None, {"state": states(3)})[0], atol=1e-6)
-    assert not session.captures
+    assert (before, session.captures) == (True, False)
     assert "not permitted when stream is capturing" in caplog.text
