@@ -141,7 +141,9 @@ class Model:
 
     def operation(self, name: str) -> Operation:
         """step, replay, query, score, heads or tower by the names of its arrays, to compare with torch."""
-        return self._score_by_name if name == "score" else self._sessions[name].by_name
+        if name == "score":
+            return self._score_by_name
+        return (self._bound.get(name) or self._sessions[name]).by_name
 
     def _score_by_name(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         excluded, k = inputs["excluded"], int(inputs["k"][0])
