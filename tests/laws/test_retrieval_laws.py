@@ -150,9 +150,9 @@ def test_the_block_goes_into_the_index_and_that_is_said() -> None:
     catalogue = Catalogue(exact_items=0, on_rebuilt=lambda: said.append("rebuilt"))
     before = catalogue.snapshot(model)
     catalogue.apply(record(f"a{i}", i, [1, 0, 0, i % 3], True) for i in range(5))
-    catalogue.apply([("t0", None), record("t1", 9, [0, 0, 0, 0], True)])
+    catalogue.apply([record("t1", 9, [0, 0, 0, 0], True)])
     changed = catalogue.snapshot(model)
-    assert [part.size for part in changed.parts] == [6, 7]
+    assert [part.size for part in changed.parts] == [6, 6]
     catalogue.wait()
     assert said == ["rebuilt"]
     after = catalogue.snapshot(model)
