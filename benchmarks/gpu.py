@@ -9,7 +9,6 @@ memory bandwidth or FLOPs over the rate of its matrix product, whichever takes l
 
 from __future__ import annotations
 
-import argparse
 import functools
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import device_limits, device_models
-from benchmarks.figures import Figure, Result, show
+from benchmarks.figures import Figure, Result, parser, report
 from streamer.core.manifest import EXACT_ITEMS
 from streamer.serving import ivf
 from streamer.serving.device import CPU, Device, choose_device
@@ -189,16 +188,8 @@ def measure(*, quick: bool = False) -> Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the result")
-    parser.add_argument(
-        "--quick", action="store_true", help="under a minute: whether it works, no measurement"
-    )
-    options = parser.parse_args()
-    result = measure(quick=options.quick)
-    show([result])
-    if options.json:
-        result.write(options.json)
+    options = parser(__doc__).parse_args()
+    report(measure(quick=options.quick), options)
 
 
 if __name__ == "__main__":
