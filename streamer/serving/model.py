@@ -146,7 +146,9 @@ class Model:
             lists=_lists(path, n, manifest),
             _path=path,
             _sessions=sessions,
-            _bound={name: BoundGraph(sessions[name]) for name in _BOUND} if device.bound else {},
+            _bound={name: BoundGraph(sessions[name]) for name in _BOUND if name in sessions}
+            if device.bound
+            else {},
         )
 
     def session(self, operation: str) -> Session:
