@@ -38,9 +38,9 @@ from streamer.core.manifest import (
 from streamer.errors import ArtefactError, DataError
 from streamer.serving.artefact import read_manifest, sha256_of, verify_files
 from streamer.serving.device import CPU
-from streamer.serving.index import sample_states, spec_of
 from streamer.serving.model import Model
 from streamer.serving.parity import FILE_OF, read_pairs, write_pairs
+from streamer.serving.sampling import sample_states, spec_of
 from streamer.serving.session import Array
 from streamer.serving.text_encoder import ENCODER, HALF_ENCODER, TOKENIZER
 

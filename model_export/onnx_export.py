@@ -63,7 +63,8 @@ def in_half_precision(path: Path) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with quiet():
-        return convert_float_to_float16(onnx.load(path), keep_io_types=True)
+        half: onnx.ModelProto = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    return half
 
 
 _OUTPUT = "output:"

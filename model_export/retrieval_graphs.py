@@ -6,6 +6,8 @@ compute is compared with `UserModel.score` before an artefact is published.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
@@ -15,6 +17,8 @@ from streamer.core.manifest import GROUP
 Node = onnx.NodeProto
 DEVICE_SCORERS = {"device_scorer.onnx": False, "device_scorer_f16.onnx": True}
 """File → whether its scores are of half precision."""
+DEVICE_OPSET = 18
+"""onnxruntime's CUDA kernel of ReduceMax is the one of opset 18, and none takes that of opset 20."""
 
 
 def exact_scorer(query: onnx.ModelProto, dim: int) -> onnx.ModelProto:
@@ -49,6 +53,7 @@ def grouped_scorer(query: onnx.ModelProto, dim: int, *, half: bool) -> onnx.Mode
     group is a run of rows (of equal groups the first one has the lower rows) and its maximum is one over whole rows of
     memory. groups (1) i64 is G, at least k. excluded (M, 2) names columns. → scores (B, K) f32, columns (B, K) i64.
     """
+    query = _relabelled(query, DEVICE_OPSET)
     number = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     steps = np.arange(GROUP, dtype=np.int64)
     nodes = [
@@ -99,6 +104,22 @@ def _minus_infinity(scores: str, pairs: str, number: int) -> list[Node]:
     ]
 
 
+def _relabelled(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same graph under another opset; raises RuntimeError if one of its operators means something else there."""
+    (now,) = (each.version for each in model.opset_import if not each.domain)
+    for kind in {node.op_type for node in model.graph.node}:
+        versions = {onnx.defs.get_schema(kind, version).since_version for version in (now, opset)}
+        if len(versions) > 1:
+            raise RuntimeError(
+                f"{kind} is not the same in opsets {now} and {opset}: export the query with {opset}"
+            )
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.opset_import[:]
+    copy.opset_import.append(helper.make_opsetid("", opset))
+    return copy
+
+
 def _after(
     query: onnx.ModelProto, nodes: list[Node], inputs: list[onnx.ValueInfoProto], rows: str
 ) -> onnx.ModelProto:
@@ -112,11 +133,12 @@ def _after(
     prefixed = compose.add_prefix(query, "user_", rename_inputs=False, rename_outputs=False)
     merged = compose.merge_models(prefixed, search, io_map=[("query", "query")])
     merged.producer_name = query.producer_name
+    del merged.opset_import[1:]  # it has the same one of both
     onnx.checker.check_model(merged)
     return merged
 
 
-def _node(kind: str, inputs: list[str], output: str, **attributes: object) -> Node:
+def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Node:
     return helper.make_node(kind, inputs, [output], **attributes)
 
 

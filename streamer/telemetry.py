@@ -65,9 +65,9 @@ TABLE_RECORDS = Gauge(
 MODEL_INFO = Gauge("headwater_model_info", "1 for the model that is serving", ["version", "device"])
 CATALOGUE_ITEMS = Gauge("headwater_catalogue_items", "Items that may be recommended")
 INDEX_RECALL = Gauge(
-    "headwater_index_recall", "Share of the exact top k that the catalogue's index finds, as measured"
+    "headwater_index_recall_ratio", "Share of the exact top k that the catalogue's index finds, as measured"
 )
-INDEX_LATER_ROWS = Gauge("headwater_index_later_rows", "Catalogue rows that are not in the index yet")
+INDEX_LATER_ROWS = Gauge("headwater_index_waiting_items", "Catalogue rows behind those of the index")
 INDEX_REBUILDS = Counter("headwater_index_rebuilds", "Times that the catalogue's index was built anew")
 ENCODER_TEXTS = Counter("headwater_encoder_texts", "Texts encoded", ["purpose"])
 ENCODER_QUEUE = Gauge("headwater_encoder_queue", "Texts waiting for the encoder")

@@ -21,8 +21,8 @@ from streamer.serving.session import Array, Session
 BUFFERS = 24
 """Batch shapes whose buffers are kept, the last used ones."""
 LEAST_GROUPS = 32
-SCORES_PER_RUN = {"cpu": 1 << 20, "cuda": 1 << 28}
-"""Scores (users × columns) at a time: 1 GiB on a device."""
+SCORES_PER_RUN = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Scores (users × columns) at a time: 512 MiB on a device."""
 
 
 @dataclass(eq=False)
@@ -69,6 +69,11 @@ class BoundGraph:
         shapes = {name: (width, *(int(d) for d in each[1:])) for name, each in dims.items()}
         wide = {name: padded(array, width) for name, array in feeds.items()}
         return [found[:rows] for found in self.run(wide, shapes)]
+
+    def by_name(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As Session.by_name, of rows."""
+        feeds = {name: inputs[name] for name in self._session.tensors.inputs}
+        return dict(zip(self._session.outputs, self.run_rows(feeds), strict=True))
 
     def _made(self, feeds: Mapping[str, Array], outputs: Mapping[str, tuple[int, ...]]) -> _Buffers:
         binding, device = self._session.binding(), self._device

@@ -49,6 +49,8 @@ class Catalogue:
         self._labels: dict[int, str] = {}
         self._views: WeakKeyDictionary[Model, _View] = WeakKeyDictionary()
         self._lock = threading.Lock()
+        """Of what `apply` writes; never held for long, since `apply` runs on the event loop."""
+        self._building = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -81,18 +83,34 @@ class Catalogue:
     def snapshot(self, model: Model) -> CatalogueSnapshot:
         """The catalogue as `model` sees it; the same object until something changes.
 
-        Blocks while the tower computes and, for a large catalogue under a new model, while its index is built.
+        Blocks while the tower computes and, for a large catalogue under a new model, while its index is built; `apply`
+        does not wait for that.
         """
+        with self._building:
+            view = self._view(model)
+            since = None if view.layers is None else view.layers.install()
+            with self._lock:
+                if view.latest is not None and not view.dirty and since is None:
+                    return view.latest
+                dirty, view.dirty = view.dirty | (since or set()), set()
+                items = {each: self._items[each] for each in dirty if each in self._items}
+                labels = dict(self._labels)
+            try:
+                view.latest = self._refreshed(view, model, sorted(dirty), items, labels)
+            except BaseException:
+                with self._lock:
+                    view.dirty |= dirty
+                raise
+            return view.latest
+
+    def _view(self, model: Model) -> _View:
         with self._lock:
             view = self._views.get(model)
             if view is None:
                 trained = {item_id: row for row, item_id in enumerate(model.item_ids)}
                 view = self._views[model] = _View(trained, empty(model.dim))
                 view.dirty = set(self._items) | set(trained)
-            if view.latest is None or view.dirty or (view.layers is not None and view.layers.rebuilt):
-                view.latest = self._refreshed(view, model)
-                view.dirty = set()
-            return view.latest
+            return view
 
     def wait(self) -> None:
         """Until no index is being built anew."""
@@ -100,24 +118,28 @@ class Catalogue:
             if view.layers is not None:
                 view.layers.wait()
 
-    def _refreshed(self, view: _View, model: Model) -> CatalogueSnapshot:
+    def _refreshed(
+        self,
+        view: _View,
+        model: Model,
+        changed: list[str],
+        items: dict[str, ItemVector],
+        labels: dict[int, str],
+    ) -> CatalogueSnapshot:
+        rows = described(
+            [each for each in changed if each in items or each in view.trained], items, view.trained, model
+        )
         if view.table is not None:
-            changed = sorted(view.dirty)
-            view.table = view.table.replaced(changed, self._described(view, model, changed)).freeze()
-            if not model.device.bound and len(view.table.ids) <= self._exact_items:
-                return self._sorted(view.table, model)
-            view.layers = Layers(model, view.table, self._on_rebuilt)
-            view.table, view.dirty = None, set()
+            table = view.table.replaced(changed, rows).freeze()
+            if not model.device.bound and len(table.ids) <= self._exact_items:
+                view.table = table
+                return self._sorted(table, model, labels)
+            view.layers, view.table = Layers(model, table, self._on_rebuilt), None
+            changed, rows = [], empty(model.dim)
         assert view.layers is not None, "a view has a table or layers"
-        changed = sorted(view.dirty | view.layers.install())
-        rows = self._described(view, model, changed)
-        return view.layers.refreshed(model, changed, rows, dict(self._labels))
+        return view.layers.refreshed(model, changed, rows, labels)
 
-    def _described(self, view: _View, model: Model, changed: list[str]) -> ItemTable:
-        ids = [each for each in changed if each in self._items or each in view.trained]
-        return described(ids, self._items, view.trained, model)
-
-    def _sorted(self, table: ItemTable, model: Model) -> CatalogueSnapshot:
+    def _sorted(self, table: ItemTable, model: Model, labels: dict[int, str]) -> CatalogueSnapshot:
         search = model.search(table.vectors, table.bias)
         return CatalogueSnapshot(
             model_version=model.version,
@@ -127,7 +149,7 @@ class Catalogue:
             bias=table.bias,
             has_vector=table.has_vector,
             categories=table.categories,
-            labels=dict(self._labels),
+            labels=labels,
             lookup=HashIndex(table.hashes),
             parts=(Part(0, len(table.ids), search, alone=True),),
         )

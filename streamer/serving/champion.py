@@ -21,7 +21,8 @@ from streamer.core.ranking import ItemTexts
 from streamer.core.runs import Runs
 from streamer.core.user_state import UserStates
 from streamer.serving.catalogue import CatalogueSnapshot
-from streamer.serving.model import F32, I64, Model
+from streamer.serving.exact import F32, I64
+from streamer.serving.model import Model
 
 PRIOR_EVENTS = 1.0
 """How many streamed events all of training's popularity together is worth."""

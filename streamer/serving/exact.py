@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Protocol
@@ -40,6 +41,12 @@ class ExactSearch:
         self._items = np.ascontiguousarray(items.T, np.float32)
         self._bias = np.ascontiguousarray(bias, np.float32)
 
+    def with_bias(self, bias: F32) -> ExactSearch:
+        """The same items with other biases (N,)."""
+        other = copy.copy(self)
+        other._bias = np.ascontiguousarray(bias, np.float32)
+        return other
+
     def top_k(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
         """As Search says."""
         users, n = len(state), len(self._bias)
@@ -63,9 +70,9 @@ def checked(state: F32, excluded: I64, n: int) -> tuple[F32, I64]:
     """
     state = np.ascontiguousarray(state, np.float32)
     if not np.isfinite(state).all():
-        row = int(np.argmin(np.isfinite(state).all(axis=1)))
+        bad = int(np.argmin(np.isfinite(state).all(axis=1)))
         raise StateError(
-            f"the user state in row {row} of {len(state)} holds NaN or infinity: rebuild it from its window"
+            f"the user state in row {bad} of {len(state)} holds NaN or infinity: rebuild it from its window"
         )
     excluded = np.ascontiguousarray(excluded, np.int64).reshape(-1, 2)
     if len(excluded) == 0:

@@ -9,18 +9,16 @@ from typing import Protocol
 import numpy as np
 
 from streamer import telemetry
-from streamer.core.manifest import IndexSpec
 from streamer.serving import ivf
-from streamer.serving.exact import F32, I64, Search
+from streamer.serving.exact import F32, I64, ExactSearch, Search
 from streamer.serving.hash_index import HashIndex
 from streamer.serving.item_table import ItemTable
 from streamer.serving.ivf import IvfSearch, Lists
 from streamer.serving.model import Model
+from streamer.serving.sampling import sample_states
 from streamer.serving.snapshot import U64
 
 log = logging.getLogger("headwater.catalogue")
-
-SAMPLE_USERS, SAMPLE_EVENTS = 256, 20
 
 
 class BaseSearch(Search, Protocol):
@@ -34,6 +32,15 @@ def build(model: Model, table: ItemTable) -> BaseSearch:
     """
     if model.device.bound:
         return _resident(model, table)
+    try:
+        ivf.load_faiss()
+    except ImportError as error:
+        log.warning(
+            "%d items are searched one by one, since an index needs faiss (%s): install headwater[ann]",
+            len(table.ids),
+            error,
+        )
+        return ExactSearch(model.session("score"), table.vectors, table.bias)
     started = time.perf_counter()
     if model.lists is not None:
         known = np.full(len(table.ids), -1, np.int64)
@@ -57,6 +64,8 @@ def rebuild(
     model: Model, table: ItemTable, old: BaseSearch, old_hashes: HashIndex, changed: U64
 ) -> BaseSearch:
     """The same over a newer table, in the old one's lists; `changed` are the hashes of items whose vectors are new."""
+    if isinstance(old, ExactSearch):
+        return ExactSearch(model.session("score"), table.vectors, table.bias)
     if not isinstance(old, IvfSearch):
         return _resident(model, table)
     rows = old_hashes.rows(table.hashes)
@@ -80,24 +89,8 @@ def _resident(model: Model, table: ItemTable) -> BaseSearch:
     return search
 
 
-def sample_states(model: Model, users: int = SAMPLE_USERS) -> F32:
-    """States (users, H) after random events with the model's items, to measure with where no real users are at hand."""
-    rng = np.random.default_rng(0)
-    shape = (users, SAMPLE_EVENTS)
-    item = model.item_vectors[rng.integers(0, len(model.item_ids), shape)]
-    zeros = np.zeros(shape, np.float32)
-    lengths = rng.integers(1, SAMPLE_EVENTS + 1, users)
-    return model.replay(item, rng.integers(1, 4, shape), zeros, zeros, lengths)
-
-
 def _completed(centroids: F32, known: I64, table: ItemTable) -> Lists:
     missing = np.flatnonzero(known < 0)
     if missing.size:
         known[missing] = ivf.assigned(centroids, table.vectors[missing], table.bias[missing])
     return Lists(centroids, known)
-
-
-def spec_of(model: Model, state: F32) -> tuple[Lists, IndexSpec]:
-    """Lists of the model's own items, and what they find for `state` (B, H): what an export writes down."""
-    lists = ivf.train(model.item_vectors, model.item_bias)
-    return lists, ivf.measured(model.query, state, model.item_vectors, model.item_bias, lists)

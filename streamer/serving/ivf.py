@@ -7,6 +7,7 @@ faiss: Douze et al. 2024, arXiv:2401.08281.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from streamer.core.manifest import IndexSpec
-from streamer.errors import ArtefactError
 from streamer.serving.exact import F32, I64
 
 SPARE = 22
@@ -48,8 +48,8 @@ class IvfSearch:
 
     def with_bias(self, bias: F32) -> IvfSearch:
         """The same rows of which some may no longer be recommended: (N,), the old bias or -inf."""
-        other = object.__new__(IvfSearch)
-        other.__dict__.update(self.__dict__, _bias=bias)
+        other = copy.copy(self)
+        other._bias = bias
         return other
 
     def top_k(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
@@ -105,13 +105,9 @@ class IvfSearch:
 
 
 def load_faiss() -> ModuleType:
-    """faiss, on one thread; raises ArtefactError where it is not installed. Imported late: few need it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ArtefactError(
-            f"a catalogue of this size needs faiss ({error}): install headwater[ann], or run on CUDA"
-        ) from error
+    """faiss, on one thread; raises ImportError where it is not installed. Imported late: few need it."""
+    import faiss
+
     faiss.omp_set_num_threads(1)  # per calling thread
     return faiss
 

@@ -44,7 +44,7 @@ class _Base:
 
 
 class Layers:
-    """Not thread-safe: `Catalogue` holds its lock around every call. The rebuild runs in a thread of its own."""
+    """Not thread-safe: `Catalogue` makes one call at a time. The rebuild runs in a thread of its own."""
 
     def __init__(self, model: Model, table: ItemTable, on_rebuilt: Callable[[], None]) -> None:
         """Blocks while the index is built. The model is not kept: it is what views are found, and dropped, by."""
@@ -62,15 +62,10 @@ class Layers:
         self._changed: dict[str, int] = {}
         """Item id → its row behind the index's, -1 once it is withdrawn."""
 
-    @property
-    def rebuilt(self) -> bool:
-        """A new index waits for `install`."""
-        return self._next is not None
-
-    def install(self) -> set[str]:
-        """Take the new index if there is one; returns the items that changed since its rows were read."""
+    def install(self) -> set[str] | None:
+        """Take the new index; returns the items that changed since its rows were read. None where there is no new one."""
         if self._next is None:
-            return set()
+            return None
         base, since = self._next, self._since
         self._next, self._thread, self._since = None, None, set()
         self._start(base)

@@ -5,6 +5,8 @@ Axes: B users, T events, H user state, D item vector, N items, M exclusions, K =
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from streamer.core.hashing import item_hash, model_number
 from streamer.core.manifest import CENTROIDS, LISTS, Manifest
-from streamer.errors import ArtefactError, ManifestInvalid
+from streamer.errors import ArtefactError, DeviceUnavailable, ManifestInvalid
 from streamer.serving.artefact import read_manifest, verify_files, verify_session
 from streamer.serving.bound import BoundGraph, BoundSearch
 from streamer.serving.device import CPU, Device
@@ -23,6 +25,8 @@ from streamer.serving.exact import F32, I64, ExactSearch, Search, checked
 from streamer.serving.ivf import Lists
 from streamer.serving.parity import FILE_OF, Operation, check_pairs, read_pairs
 from streamer.serving.session import Array, Session, open_session
+
+log = logging.getLogger("headwater.device")
 
 _OPERATIONS = ("step", "replay", "query", "score", "heads", "tower")
 _BOUND = ("step", "query", "heads")
@@ -94,6 +98,16 @@ class Model:
         """
         manifest = read_manifest(path)
         verify_files(path, manifest)
+        if not device.half:
+            return cls._verified(path, manifest, device)
+        try:
+            return cls._verified(path, manifest, device)
+        except (ArtefactError, DeviceUnavailable) as error:
+            log.warning("scores are computed in full precision, since half does not work: %s", error)
+            return cls._verified(path, manifest, dataclasses.replace(device, half=False))
+
+    @classmethod
+    def _verified(cls, path: Path, manifest: Manifest, device: Device) -> Model:
         files = dict(FILE_OF, score=device_scorer(device)) if device.bound else FILE_OF
         served = [name for name in _OPERATIONS if manifest.needs(FILE_OF[name])]
         sessions = {
@@ -132,12 +146,20 @@ class Model:
             lists=_lists(path, n, manifest),
             _path=path,
             _sessions=sessions,
-            _bound={name: BoundGraph(sessions[name]) for name in _BOUND} if device.bound else {},
+            _bound={name: BoundGraph(sessions[name]) for name in _BOUND if name in sessions}
+            if device.bound
+            else {},
         )
+
+    def session(self, operation: str) -> Session:
+        """The bare session of step, replay, query, score, heads or tower."""
+        return self._sessions[operation]
 
     def operation(self, name: str) -> Operation:
         """step, replay, query, score, heads or tower by the names of its arrays, to compare with torch."""
-        return self._score_by_name if name == "score" else self._sessions[name].by_name
+        if name == "score":
+            return self._score_by_name
+        return (self._bound.get(name) or self._sessions[name]).by_name
 
     def _score_by_name(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         excluded, k = inputs["excluded"], int(inputs["k"][0])
@@ -148,7 +170,7 @@ class Model:
         """One event for each user: state (B, H), item (B, D), type, gap, value (B,) → next state (B, H)."""
         if len(state) == 0:
             return np.zeros((0, self.hidden), np.float32)
-        feeds = {
+        feeds: dict[str, Array] = {
             "state": _f32(state),
             "item": _f32(item),
             "type": _i64(type),

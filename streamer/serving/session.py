@@ -18,7 +18,7 @@ log = logging.getLogger("headwater.device")
 
 Array: TypeAlias = npt.NDArray[Any]
 
-MOST_GRAPHS = 24
+MOST_GRAPHS = 16
 """CUDA graphs per session: batch shapes beyond run without."""
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
@@ -47,7 +47,11 @@ class Session:
         if self.device.kind == "cpu":
             outputs: list[Array] = self._session.run(None, feeds)
             return outputs
-        return [v.numpy() for v in self._session.run_with_ort_values(None, _on_host(feeds))]
+        options = None
+        if self.captures:  # what is not bound has other addresses next time
+            options = ort.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", "-1")
+        return [v.numpy() for v in self._session.run_with_ort_values(None, _on_host(feeds), options)]
 
     # ------------------------------------------------------------------ bound buffers
     @property

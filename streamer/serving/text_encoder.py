@@ -5,6 +5,7 @@ Sentence-BERT: Reimers & Gurevych 2019, arXiv:1908.10084.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from streamer.core.manifest import CONTENT_DIM, check_tensors, contract_tensors, encoder_digest
-from streamer.errors import ArtefactError
+from streamer.errors import ArtefactError, DeviceUnavailable
 from streamer.serving.artefact import read_manifest, sha256_of, verify_files
 from streamer.serving.device import CPU, Device
 from streamer.serving.parity import PARITY, check_pairs, read_pairs
 from streamer.serving.session import Session, open_session
+
+log = logging.getLogger("headwater.device")
 
 F32 = npt.NDArray[np.float32]
 
@@ -57,11 +60,14 @@ class TextEncoder:
     @classmethod
     def open(cls, path: Path, device: Device = CPU) -> TextEncoder:
         """An exported encoder directory without a manifest (encoder.onnx, tokenizer.json, parity.npz)."""
-        half = device.bound and (path / HALF_ENCODER).exists()
-        file, tolerance = (HALF_ENCODER, HALF_TOLERANCE) if half else (ENCODER, device.tolerance)
-        session = open_session(path / file, device, arena=False)
-        check_tensors({file: contract_tensors(1, 1, {}, CONTENT_DIM)[file]}, {file: session.tensors})
-        check_pairs("encode", session.by_name, read_pairs(path), tolerance)
+        if device.bound and (path / HALF_ENCODER).exists():
+            try:
+                session = _checked(path, HALF_ENCODER, device, HALF_TOLERANCE)
+            except (ArtefactError, DeviceUnavailable) as error:
+                log.warning("texts are encoded in full precision, since half does not work: %s", error)
+                session = _checked(path, ENCODER, device, device.tolerance)
+        else:
+            session = _checked(path, ENCODER, device, device.tolerance)
         digest = encoder_digest(sha256_of(path / ENCODER), sha256_of(path / TOKENIZER))
         return cls(session, _open_tokenizer(path / TOKENIZER), digest)
 
@@ -85,6 +91,13 @@ class TextEncoder:
             mask[row, : len(sentence)] = 1
         embedding: F32 = self._session.run({"input_ids": ids, "attention_mask": mask})[0]
         return embedding
+
+
+def _checked(path: Path, file: str, device: Device, tolerance: float) -> Session:
+    session = open_session(path / file, device, arena=False)
+    check_tensors({file: contract_tensors(1, 1, {}, CONTENT_DIM)[file]}, {file: session.tensors})
+    check_pairs("encode", session.by_name, read_pairs(path), tolerance)
+    return session
 
 
 def _open_tokenizer(path: Path) -> Tokenizer:

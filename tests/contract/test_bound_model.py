@@ -18,6 +18,7 @@ from streamer.serving.ivf import brute_force, overlap
 from streamer.serving.model import Model
 from streamer.serving.session import Session, open_session
 from streamer.serving.text_encoder import HALF_TOLERANCE, TextEncoder
+from tests.contract.conftest import copy_and_change
 from tests.tiny_artefact import item_texts
 
 F32 = npt.NDArray[np.float32]
@@ -147,6 +148,25 @@ def test_texts_in_half_precision(artefact: Path) -> None:
     assert half.digest == TextEncoder.load(artefact, CPU).digest
 
 
+def test_what_does_not_work_in_half_precision_works_in_full(
+    artefact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def swap(folder: Path) -> None:
+        for file in ("device_scorer_f16.onnx", "encoder_f16.onnx"):
+            (folder / file).write_bytes(b"no graph")
+
+    broken = copy_and_change(artefact, tmp_path / "broken", swap, sign=True)
+    model, encoder = Model.load(broken, HALF), TextEncoder.load(broken, BOUND)
+    assert not model.device.half
+    assert [text.partition(",")[0] for text in caplog.messages] == [
+        "scores are computed in full precision",
+        "texts are encoded in full precision",
+    ]
+    assert np.allclose(
+        encoder.encode(item_texts(2)), TextEncoder.load(artefact).encode(item_texts(2)), atol=1e-5
+    )
+
+
 def test_a_run_that_cannot_be_captured_is_run_without_cuda_graphs(
     artefact: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,8 +182,8 @@ def test_a_run_that_cannot_be_captured_is_run_without_cuda_graphs(
             raise RuntimeError("operation not permitted when stream is capturing")
 
     session = Session(Refusing(), BOUND, lambda: opened)
-    assert session.captures
+    before = session.captures
     found = BoundGraph(session).run_rows({"state": states(3)})[0]
     assert np.allclose(found, opened.run(None, {"state": states(3)})[0], atol=1e-6)
-    assert not session.captures
+    assert (before, session.captures) == (True, False)
     assert "not permitted when stream is capturing" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,23 @@ def test_an_index_is_built_where_the_artefact_has_none(
     with caplog.at_level(logging.INFO):
         Catalogue(exact_items=10).snapshot(Model.load(artefact))
     assert "measured here" in caplog.text
+
+
+def test_without_faiss_a_large_catalogue_is_searched_exactly(
+    artefact: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    model, catalogue = Model.load(artefact), Catalogue(exact_items=10)
+    content = np.zeros(384, "<f2").tobytes()
+    for item_id in [*model.item_ids, "new"]:
+        catalogue.apply([(item_id, ItemVector(item_id, model.manifest.encoder, content, True, [], 0, 0))])
+        snapshot = catalogue.snapshot(model)
+    assert "install headwater[ann]" in caplog.text
+    state = np.tanh(np.random.default_rng(0).standard_normal((4, 16), dtype=np.float32))
+    nobody = np.zeros((0, 2), np.int64)
+    scores, rows = snapshot.top_k(state, nobody, 61)
+    assert sorted(snapshot.ids[row] for row in rows[0]) == sorted([*model.item_ids, "new"])
+    assert np.allclose(scores, model.score(state, snapshot.vectors, snapshot.bias, nobody, 61)[0], atol=1e-5)
 
 
 def test_lists_that_do_not_fit(indexed: Path, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def bound(artefact: Path) -> Model:
 
 @pytest.fixture(params=["onnx", "bound", "numpy"])
 def scorer(request: pytest.FixtureRequest, artefact: Path, model: Model, bound: Model) -> Scorer:
-    return {"onnx": model, "bound": bound, "numpy": NumpyScorer(artefact)}[request.param]
+    scorers: dict[str, Scorer] = {"onnx": model, "bound": bound, "numpy": NumpyScorer(artefact)}
+    return scorers[request.param]
 
 
 def states(users: int, seed: int = 0) -> F32:

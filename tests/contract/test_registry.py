@@ -65,7 +65,10 @@ def test_torch_and_onnx_agree_on_random_and_real_sequences(artefact: Path, train
     deviations = verify_artefact(artefact, trained, sequences)
     assert set(deviations) == {
         "step by step and replay",
-        *(f"torch and ONNX, {operation}" for operation in ("step", "replay", "score", "heads", "tower")),
+        *(
+            f"torch and ONNX, {operation}"
+            for operation in ("step", "replay", "query", "score", "heads", "tower")
+        ),
     }
     assert max(deviations.values()) <= 1e-4
 

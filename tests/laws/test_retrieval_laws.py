@@ -142,3 +142,24 @@ def test_an_index_that_probes_every_list_finds_what_sorting_finds(
             np.testing.assert_array_equal(getattr(one, name)[at], getattr(other, name)[there])
         if wait:
             layered.wait()
+
+
+def test_the_block_goes_into_the_index_and_that_is_said() -> None:
+    said: list[str] = []
+    model = cast(Model, FakeModel())
+    catalogue = Catalogue(exact_items=0, on_rebuilt=lambda: said.append("rebuilt"))
+    before = catalogue.snapshot(model)
+    catalogue.apply(record(f"a{i}", i, [1, 0, 0, i % 3], True) for i in range(5))
+    catalogue.apply([record("t1", 9, [0, 0, 0, 0], True)])
+    changed = catalogue.snapshot(model)
+    assert [part.size for part in changed.parts] == [6, 6]
+    catalogue.wait()
+    assert said == ["rebuilt"]
+    after = catalogue.snapshot(model)
+    assert after is not changed
+    assert [part.size for part in after.parts] == [11]
+    assert after.ids == [*(f"a{i}" for i in range(5)), *TRAINED]
+    assert before.rows(np.array([item_hash("a1")], np.uint64)).tolist() == [-1], "a snapshot stays as it was"
+    assert before.ids[:6] == TRAINED
+    state = np.ones((2, DIM), np.float32)
+    assert listed(changed, state, []) == listed(after, state, [])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,6 +142,46 @@ def test_a_snapshot_stays_as_it_was() -> None:
     assert before.ids == ["new", "t1", "t2"]
     assert before.vectors[0].tolist() == [5, 6]
     assert not before.vectors.flags.writeable
+
+
+def test_records_are_taken_while_a_snapshot_is_built_and_come_with_the_next() -> None:
+    catalogue = Catalogue()
+    catalogue.apply([record("a", 1)])
+
+    class Slow(FakeModel):
+        def tower(
+            self, content: npt.NDArray[np.float32]
+        ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+            applied = threading.Thread(target=catalogue.apply, args=([record("b", 2)],))
+            applied.start()
+            applied.join(10.0)
+            assert not applied.is_alive(), "the event loop would stand still"
+            return super().tower(content)
+
+    model = cast(Model, Slow())
+    assert catalogue.snapshot(model).ids == ["a", "t1", "t2"]
+    assert catalogue.snapshot(model).ids == ["a", "b", "t1", "t2"]
+
+
+def test_a_snapshot_that_failed_is_built_by_the_next_call() -> None:
+    catalogue = Catalogue()
+    catalogue.apply([record("a", 1)])
+
+    class Failing(FakeModel):
+        failures = 1
+
+        def tower(
+            self, content: npt.NDArray[np.float32]
+        ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+            if self.failures:
+                self.failures -= 1
+                raise MemoryError
+            return super().tower(content)
+
+    model = cast(Model, Failing())
+    with pytest.raises(MemoryError):
+        catalogue.snapshot(model)
+    assert catalogue.snapshot(model).ids == ["a", "t1", "t2"]
 
 
 ITEMS = st.sampled_from(["a", "b", "t1", "t2", "u", "z"])
