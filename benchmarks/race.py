@@ -18,8 +18,8 @@ QUIET_S = 1.5
 """After this long without an output we look whether the log is absorbed: some publish in bursts."""
 SETTLE_S = 0.5
 """What a killed worker had sent is in the log by then."""
-CHECKED = 400
-"""Outputs per partition that are compared."""
+CHECKED = 4000
+"""Outputs per partition among which those are sought that answer the same events."""
 
 
 @dataclass

@@ -46,7 +46,7 @@ import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.Stores;
 
 public final class Recommend implements Processor<byte[], byte[], byte[], byte[]> {
-  static final int WINDOW = 100, TOP_K = 10, TOP_LABELS = 5, RECENT = 32;
+  static final int WINDOW = 100, TOP_K = 10, TOP_LABELS = 5, RECENT = 16;
   static final String[] SPANS = {"1h", "24h", "7d"};
   static final long[] SPANS_MS = {3_600_000L, 86_400_000L, 7 * 86_400_000L};
   static final double SHORT_MS = 86_400_000.0, LONG_MS = 30 * 86_400_000.0;
@@ -451,7 +451,11 @@ public final class Recommend implements Processor<byte[], byte[], byte[], byte[]
       float[] bias = array(artefact.resolve("items.bias.npy"));
       scorerInputs = new HashMap<>();
       scorerInputs.put("state", state);
-      scorerInputs.put("items", OnnxTensor.createTensor(environment, floats(vectors.length).put(vectors).rewind(), new long[] {ids.length, dim}));
+      FloatBuffer columns = floats(vectors.length);
+      for (int i = 0; i < vectors.length; i++) {
+        columns.put(i % dim * ids.length + i / dim, vectors[i]);
+      }
+      scorerInputs.put("items", OnnxTensor.createTensor(environment, columns, new long[] {dim, ids.length}));
       scorerInputs.put("bias", OnnxTensor.createTensor(environment, floats(bias.length).put(bias).rewind(), new long[] {ids.length}));
       scorerInputs.put("k", OnnxTensor.createTensor(environment, longs(1).put(0, TOP_K), new long[] {1}));
     }

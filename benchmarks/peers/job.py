@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
-WINDOW, TOP_K, TOP_LABELS, RECENT = 100, 10, 5, 32
+WINDOW, TOP_K, TOP_LABELS, RECENT = 100, 10, 5, 16
 SPANS_MS = {"1h": 3_600_000, "24h": 86_400_000, "7d": 7 * 86_400_000}
 HALF_LIVES_MS = {"short_term": 86_400_000, "long_term": 30 * 86_400_000}
 TYPES = {  # name: (code, weight, consumes its item)
@@ -72,6 +72,7 @@ class Job:
         self._ids = msgspec.json.decode((artefact / "items.ids").read_bytes(), type=list[str])
         self._row = {item: row for row, item in enumerate(self._ids)}
         self._vectors, self._bias = np.load(artefact / "items.f32.npy"), np.load(artefact / "items.bias.npy")
+        self._columns = np.ascontiguousarray(self._vectors.T)
         self._unknown = np.load(artefact / "unknown.f32.npy")
         self._categories = msgspec.json.decode(items.read_bytes(), type=dict[str, list[str]])
         self._k = np.array([TOP_K])
@@ -137,7 +138,7 @@ class Job:
         """The best items that the user has not consumed, each with the past item closest to it, the newest of equals."""
         excluded = np.zeros((len(state.seen), 2), np.int64)
         excluded[:, 1] = list(state.seen)
-        feeds = {"state": gru, "items": self._vectors, "bias": self._bias, "excluded": excluded, "k": self._k}
+        feeds = {"state": gru, "items": self._columns, "bias": self._bias, "excluded": excluded, "k": self._k}
         scores, rows = self._scorer.run(None, feeds)
         recent = [row for row in state.rows[: -RECENT - 1 : -1] if row >= 0]
         support = self._vectors[rows[0]] @ self._vectors[recent].T
