@@ -99,10 +99,11 @@ class Card:
 
     def _plots(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """Matplotlib's object interface: no global state, no display."""
+        from matplotlib.axes import Axes
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        def plot(name: str, title: str) -> tuple[Figure, object]:
+        def plot(name: str, title: str) -> tuple[Figure, Axes]:
             figure = Figure(figsize=(6, 3), layout="constrained")
             FigureCanvasAgg(figure)
             axes = figure.add_subplot(title=title)
@@ -122,16 +123,16 @@ class Card:
                 figure, axes = plot(name, title)
                 for label, epochs in curves.items():
                     values = [e.loss if name == "loss" else e.validation["ndcg_at_10"] for e in epochs]
-                    axes.plot([e.number for e in epochs], values, marker=".", label=label)  # type: ignore[attr-defined]
+                    axes.plot([e.number for e in epochs], values, marker=".", label=label)
                 if name == "loss":
-                    axes.legend(frameon=False)  # type: ignore[attr-defined]
+                    axes.legend(frameon=False)
                 figure.savefig(folder / f"{name}.png", dpi=120)
                 yield name, folder / f"{name}.png"
         for by in ("activity", "popularity"):
             bars = [each for each in self.slices if each.by == by]
             if bars:
                 figure, axes = plot(by, f"NDCG@10 by {_MEANS[by]}")
-                axes.bar([f"{s.group}\n{s.events:,}" for s in bars], [s.ndcg_at_10 for s in bars])  # type: ignore[attr-defined]
+                axes.bar([f"{s.group}\n{s.events:,}" for s in bars], [s.ndcg_at_10 for s in bars])
                 figure.savefig(folder / f"{by}.png", dpi=120)
                 yield by, folder / f"{by}.png"
 

@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,9 +117,9 @@ def test_a_state_that_cannot_be_kept_is_a_sentence(tmp_path: Path) -> None:
     ],
     ids=lambda change: next(iter(change)) + "-" + str(next(iter(change.values()))),
 )
-def test_each_option_learns(change: dict[str, object]) -> None:
+def test_each_option_learns(change: dict[str, Any]) -> None:
     seen: list[Epoch] = []
-    fit(replace(CONFIG, refit=False, epochs=6, patience=6, learning_rate=0.03, **change), seen=seen)  # type: ignore[arg-type]
+    fit(replace(CONFIG, refit=False, epochs=6, patience=6, learning_rate=0.03, **change), seen=seen)
     assert seen[-1].losses["next_item"] < seen[0].losses["next_item"]
     assert all(np.isfinite(list(epoch.losses.values())).all() for epoch in seen)
 
@@ -300,9 +301,9 @@ def test_a_card_tells_what_was_trained_and_for_whom(tmp_path: Path) -> None:
         ({"encoder": "transformer", "hidden": 9}, "2 attention heads do not divide a state of 9"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_a_sentence(change: dict[str, object], sentence: str) -> None:
+def test_a_configuration_that_cannot_be_is_a_sentence(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        replace(CONFIG, **change)  # type: ignore[arg-type]
+        replace(CONFIG, **change)
 
 
 def test_leave_one_out_ranks_each_users_last_item() -> None:
