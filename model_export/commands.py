@@ -183,6 +183,9 @@ def _add_evaluate(commands: Any) -> None:
         "--seed", type=int, default=7, metavar="N", help="of the order of ties (default: %(default)s)"
     )
     evaluate.add_argument("--report", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    evaluate.add_argument(
+        "--users", type=Path, metavar="FILE", help="attributes of users whose groups the report compares, too"
+    )
     evaluate.set_defaults(run=run_evaluate)
 
 
@@ -280,14 +283,16 @@ def run_tune(args: argparse.Namespace, console: Console) -> int:
 
 def run_evaluate(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import evaluate_artefact
+    from model_export.slices import user_attributes
 
     types = read_event_types(args.event_types)
     past, rest = read_log(args, types, console).split(args.from_fraction, args.seed)
     if rest is None:
         raise DataError(f"--from-fraction {args.from_fraction} leaves no event to judge: take a smaller one")
-    report = evaluate_artefact(args.artefact, past, rest, types, console)
+    attributes = None if args.users is None else user_attributes(args.users)
+    judged = evaluate_artefact(args.artefact, past, rest, types, console, attributes)
     if args.report is not None:
-        args.report.write_text(json.dumps(report, indent=2) + "\n")
+        args.report.write_text(json.dumps(judged.as_json(), indent=2) + "\n")
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from model_export.interactions import Interactions
-from model_export.slices import Slice, gaps
+from model_export.slices import Judgement, Slice, gaps
 from model_export.training_config import Epoch, TrainingConfig
 from streamer.errors import DataError
 
@@ -28,11 +28,8 @@ class Card:
     best_epoch: int
     epochs: Sequence[Epoch]
     validation: Mapping[str, float]
-    report: Report = field(default_factory=dict)
-    """Of the later events; empty without any."""
-    judged_events: int = 0
-    slices: Sequence[Slice] = ()
-    exposure: Mapping[str, float] = field(default_factory=dict)
+    judgement: Judgement | None = None
+    """Of the later events."""
 
     def write(self, folder: Path) -> Path:
         """card.md and its plots (PNG) in `folder`; returns the former. Raises DataError where they cannot be written."""
@@ -57,10 +54,11 @@ class Card:
             f"{len(data):,} events of {len(data.users):,} users and {len(data.items):,} items, {days[0]} to {days[1]} "
             f"(data {self.data_hash[:16]}, seed {self.config.seed}).\n"
         )
-        if self.report:
-            yield f"## Quality on the {self.judged_events:,} events after those\n"
+        judged = self.judgement
+        if judged is not None:
+            yield f"## Quality on the {judged.events:,} events after those\n"
             yield "Each is judged by the list that was published before it; the baselines learn along.\n"
-            yield from _table(["", *self.report], _by_recommender(self.report))
+            yield from _table(["", *judged.report], _by_recommender(judged.report))
         if self.validation:
             yield f"\n## Quality while training (best epoch {self.best_epoch})\n"
             yield "The events held out from training; `without_model` is what knowing no user would get.\n"
@@ -70,22 +68,22 @@ class Card:
         for name in ("loss", "quality"):
             if name in plots:
                 yield f"\n![{name} per epoch]({plots[name].name})"
-        if self.slices:
+        if judged is not None and judged.slices:
             yield "\n## For whom\n"
             rows = [
                 [s.by, s.group, f"{s.events:,}", f"{s.hit_rate_at_10:.4f}", f"{s.ndcg_at_10:.4f}"]
-                for s in self.slices
+                for s in judged.slices
             ]
             yield from _table(["by", "group", "events", "hit rate@10", "NDCG@10"], rows)
-            for by, gap in gaps(self.slices).items():
+            for by, gap in gaps(judged.slices).items():
                 yield f"\nLargest gap in NDCG@10 by {by}: {gap:.4f}"
             for name in ("activity", "popularity"):
                 if name in plots:
                     yield f"\n![NDCG@10 by {name}]({plots[name].name})"
-        if self.exposure:
+        if judged is not None:
             yield "\n## What it shows\n"
             yield from _table(
-                ["figure", "value"], [[name, f"{value:.4f}"] for name, value in self.exposure.items()]
+                ["figure", "value"], [[name, f"{value:.4f}"] for name, value in judged.exposure.items()]
             )
         yield "\n## Configuration\n"
         yield from _table(
@@ -97,12 +95,16 @@ class Card:
             "Quality offline says what users took from other lists, not what these lists would have changed."
         )
 
+    def _slices(self) -> Sequence[Slice]:
+        return () if self.judgement is None else self.judgement.slices
+
     def _plots(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """Matplotlib's object interface: no global state, no display."""
+        from matplotlib.axes import Axes
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        def plot(name: str, title: str) -> tuple[Figure, object]:
+        def plot(name: str, title: str) -> tuple[Figure, Axes]:
             figure = Figure(figsize=(6, 3), layout="constrained")
             FigureCanvasAgg(figure)
             axes = figure.add_subplot(title=title)
@@ -122,16 +124,16 @@ class Card:
                 figure, axes = plot(name, title)
                 for label, epochs in curves.items():
                     values = [e.loss if name == "loss" else e.validation["ndcg_at_10"] for e in epochs]
-                    axes.plot([e.number for e in epochs], values, marker=".", label=label)  # type: ignore[attr-defined]
+                    axes.plot([e.number for e in epochs], values, marker=".", label=label)
                 if name == "loss":
-                    axes.legend(frameon=False)  # type: ignore[attr-defined]
+                    axes.legend(frameon=False)
                 figure.savefig(folder / f"{name}.png", dpi=120)
                 yield name, folder / f"{name}.png"
         for by in ("activity", "popularity"):
-            bars = [each for each in self.slices if each.by == by]
+            bars = [each for each in self._slices() if each.by == by]
             if bars:
                 figure, axes = plot(by, f"NDCG@10 by {_MEANS[by]}")
-                axes.bar([f"{s.group}\n{s.events:,}" for s in bars], [s.ndcg_at_10 for s in bars])  # type: ignore[attr-defined]
+                axes.bar([f"{s.group}\n{s.events:,}" for s in bars], [s.ndcg_at_10 for s in bars])
                 figure.savefig(folder / f"{by}.png", dpi=120)
                 yield by, folder / f"{by}.png"
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from model_export.checkpoint import Checkpoint, version_of
@@ -23,13 +22,12 @@ from model_export.evaluating import (
 from model_export.export import export_artefact
 from model_export.interactions import NONE, Interactions
 from model_export.model_card import Card
-from model_export.slices import exposure, slices
+from model_export.slices import Attributes, Judgement, exposure, slices
 from model_export.text_export import cached_encoder, encode_catalogue
 from model_export.tracking import trackers
 from model_export.training import Trained, train
 from model_export.training_config import TrainingConfig
 from model_export.training_screen import TrainingScreen, bar, busy, quality_table
-from streamer.core.evaluation import PrequentialJudge
 from streamer.core.event_types import EventTypes
 from streamer.core.item_text import item_text
 from streamer.serving.device import CPU
@@ -87,7 +85,7 @@ def train_and_export(
     cache: Path,
     tensorboard: Path | None = None,
     track: Sequence[str] = (),
-    attributes: Mapping[str, Mapping[str, str]] | None = None,
+    attributes: Attributes | None = None,
     console: Console,
 ) -> Path:
     """Train on `past`, judge on `rest` (None: on nothing), and publish `out`/<version> with its checkpoint beside it.
@@ -128,16 +126,9 @@ def train_and_export(
     )
     if rest is not None:
         contents = np.stack([prepared.of_item[item_id] for item_id in rest.item_ids])
-        judge, lists = _judge_torch(trained, contents, prepared.texts, past, rest, types, console)
-        shown = exposure(lists, _popularity_in(past, rest), rest.item[rest.item != NONE])
-        metrics |= _flat(judge.report()) | shown
-        card = replace(
-            card,
-            report=judge.report(),
-            judged_events=judge.events,
-            slices=slices(past, rest, judge.ranks("stream"), attributes),
-            exposure=shown,
-        )
+        judged = _judge_torch(trained, contents, prepared.texts, past, rest, types, attributes, console)
+        metrics |= _flat(judged.report) | judged.exposure
+        card = replace(card, judgement=judged)
     checkpoint = Checkpoint(
         model=trained.model,
         version=card.version,
@@ -186,9 +177,14 @@ def export_checkpoint(
 
 
 def evaluate_artefact(
-    artefact: Path, past: Interactions, rest: Interactions, types: EventTypes, console: Console
-) -> dict[str, dict[str, float]]:
-    """Judge an artefact as the worker runs it, on the CPU; prints a table and returns PrequentialJudge's report."""
+    artefact: Path,
+    past: Interactions,
+    rest: Interactions,
+    types: EventTypes,
+    console: Console,
+    attributes: Attributes | None = None,
+) -> Judgement:
+    """Judge an artefact as the worker runs it, on the CPU; prints a table."""
     model = Model.load(artefact, CPU)
     trained = set(model.item_ids)
     encoder = TextEncoder.load(artefact, CPU)
@@ -200,7 +196,7 @@ def evaluate_artefact(
         texts = encoder.encode(rest.texts) if rest.texts else None
     known = model.item_ids, model.item_vectors, model.item_bias
     catalogue = item_catalogue(rest.item_ids, *known, contents, model.tower, texts)
-    return _judge(model, catalogue, past, rest, types, console)[0].report()
+    return _judge(model, catalogue, past, rest, types, attributes, console)
 
 
 def real_windows(trained: Trained, types: EventTypes, window: int) -> dict[str, Array]:
@@ -230,13 +226,14 @@ def _judge_torch(
     past: Interactions,
     rest: Interactions,
     types: EventTypes,
+    attributes: Attributes | None,
     console: Console,
-) -> tuple[PrequentialJudge, NDArray[np.int64]]:
+) -> Judgement:
     stepper = TorchStepper(trained.model)
     vectors, bias = stepper.items()
     known = trained.data.item_ids, vectors, bias
     catalogue = item_catalogue(rest.item_ids, *known, contents, stepper.tower, texts)
-    return _judge(stepper, catalogue, past, rest, types, console)
+    return _judge(stepper, catalogue, past, rest, types, attributes, console)
 
 
 def _judge(
@@ -245,12 +242,18 @@ def _judge(
     past: Interactions,
     rest: Interactions,
     types: EventTypes,
+    attributes: Attributes | None,
     console: Console,
-) -> tuple[PrequentialJudge, NDArray[np.int64]]:
+) -> Judgement:
     with bar(console, "judging the later events", 2 * len(rest)) as advance:
         judge, lists = prequential(model, catalogue, past, rest, types, advance=advance)
     console.print(quality_table(judge.report(), judge.events))
-    return judge, lists
+    return Judgement(
+        report=judge.report(),
+        events=judge.events,
+        slices=slices(past, rest, judge.ranks("stream"), attributes),
+        exposure=exposure(lists, _popularity_in(past, rest), rest.item[rest.item != NONE]),
+    )
 
 
 def _popularity_in(past: Interactions, rest: Interactions) -> F32:

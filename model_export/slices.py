@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from streamer.core.evaluation import Ranks, hit_at_k, ndcg_at_k
 from streamer.errors import DataError
 
 I64 = NDArray[np.int64]
+Attributes = Mapping[str, Mapping[str, str]]
+"""Name → user id → value."""
 ACTIVITY_EDGES = (1, 6, 21, 101)
 """Events of a user before the judged one: none, 1 to 5, 6 to 20, 21 to 100, more."""
 HEAD_SHARE, MIDDLE_SHARE = 0.5, 0.9
@@ -43,11 +46,26 @@ class Slice:
     ndcg_at_10: float
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a model is worth on a stretch of a log."""
+
+    report: dict[str, dict[str, float]]
+    """PrequentialJudge's: metric → recommender → value."""
+    events: int
+    slices: list[Slice]
+    exposure: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        found = {"slices": [asdict(each) for each in self.slices], "ndcg_at_10_gaps": gaps(self.slices)}
+        return {**self.report, **found, "exposure": self.exposure, "events": self.events}
+
+
 def slices(
     past: Interactions,
     rest: Interactions,
     ranks: Ranks,
-    attributes: Mapping[str, Mapping[str, str]] | None = None,
+    attributes: Attributes | None = None,
 ) -> list[Slice]:
     """`ranks` (n,) of the events of `rest` that have an item, in its order; `past` is what was trained on.
 

@@ -208,11 +208,10 @@ def _task_columns(
     columns[f"{EVENT_TYPE}/target"] = tasks.columns(kind).float()
     for task in logits:
         if task.startswith(CATEGORY):
-            wanted = tasks.categories(item) if task == CATEGORY else outlook[task]
-            columns[f"{task}/wanted"] = wanted
-            columns[f"{task}/right"] = (
-                wanted.gather(1, logits[task].argmax(1, keepdim=True))[:, 0] > 0
-            ).float()
+            columns[f"{task}/wanted"] = tasks.categories(item) if task == CATEGORY else outlook[task]
+    if CATEGORY in logits:  # of many long-term categories any guess is one
+        wanted, guess = columns[f"{CATEGORY}/wanted"], logits[CATEGORY].argmax(1, keepdim=True)
+        columns[f"{CATEGORY}/right"] = (wanted.gather(1, guess)[:, 0] > 0).float()
     if PURCHASE in logits:
         columns[f"{PURCHASE}/target"] = outlook[PURCHASE]
         columns[f"{PURCHASE}/score"] = logits[PURCHASE][:, PURCHASE_LABELS.index("purchase")]

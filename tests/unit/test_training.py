@@ -63,9 +63,9 @@ def trained() -> Trained:
     return train(chains(), content(ITEMS), TYPES, CONFIG)
 
 
-def model(**options: int) -> UserModel:
+def model() -> UserModel:
     torch.manual_seed(0)
-    config = ModelConfig(items=20, hidden=8, dim=6, heads={"category": 3}, **options)
+    config = ModelConfig(items=20, hidden=8, dim=6, heads={"category": 3})
     return UserModel(config, torch.from_numpy(content(20))).eval()
 
 

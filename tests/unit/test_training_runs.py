@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from model_export.factors import item_factors
 from model_export.interactions import NONE, Interactions, InteractionsBuilder
 from model_export.leave_one_out import leave_one_out
 from model_export.model_card import Card
-from model_export.slices import Slice
+from model_export.slices import Judgement, Slice
 from model_export.tasks import CATEGORY_LONG_TERM, PURCHASE, RATING, Balance, Tasks
 from model_export.tracking import scalars, trackers
 from model_export.training import Epoch, Trained, train
@@ -116,9 +117,9 @@ def test_a_state_that_cannot_be_kept_is_a_sentence(tmp_path: Path) -> None:
     ],
     ids=lambda change: next(iter(change)) + "-" + str(next(iter(change.values()))),
 )
-def test_each_option_learns(change: dict[str, object]) -> None:
+def test_each_option_learns(change: dict[str, Any]) -> None:
     seen: list[Epoch] = []
-    fit(replace(CONFIG, refit=False, epochs=6, patience=6, learning_rate=0.03, **change), seen=seen)  # type: ignore[arg-type]
+    fit(replace(CONFIG, refit=False, epochs=6, patience=6, learning_rate=0.03, **change), seen=seen)
     assert seen[-1].losses["next_item"] < seen[0].losses["next_item"]
     assert all(np.isfinite(list(epoch.losses.values())).all() for epoch in seen)
 
@@ -271,10 +272,12 @@ def test_a_card_tells_what_was_trained_and_for_whom(tmp_path: Path) -> None:
         best_epoch=1,
         epochs=[Epoch("validate", 1, 2, 2.5, {}, {"ndcg_at_10": 0.1}), Epoch("refit", 1, 1, 2.4, {}, {})],
         validation={"ndcg_at_10": 0.1},
-        report={"ndcg_at_10": {"stream": 0.2, "popularity": 0.1}},
-        judged_events=77,
-        slices=[Slice("activity", "none", 60, 0.1, 0.05), Slice("activity", "1 to 5", 60, 0.3, 0.15)],
-        exposure={"exposure_gini": 0.5},
+        judgement=Judgement(
+            report={"ndcg_at_10": {"stream": 0.2, "popularity": 0.1}},
+            events=77,
+            slices=[Slice("activity", "none", 60, 0.1, 0.05), Slice("activity", "1 to 5", 60, 0.3, 0.15)],
+            exposure={"exposure_gini": 0.5},
+        ),
     )
     text = card.write(tmp_path / "card").read_text()
     assert f"{len(data):,} events of 30 users and 12 items, 1970-01-01" in text
@@ -300,9 +303,9 @@ def test_a_card_tells_what_was_trained_and_for_whom(tmp_path: Path) -> None:
         ({"encoder": "transformer", "hidden": 9}, "2 attention heads do not divide a state of 9"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_a_sentence(change: dict[str, object], sentence: str) -> None:
+def test_a_configuration_that_cannot_be_is_a_sentence(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        replace(CONFIG, **change)  # type: ignore[arg-type]
+        replace(CONFIG, **change)
 
 
 def test_leave_one_out_ranks_each_users_last_item() -> None:
