@@ -150,7 +150,9 @@ class _Pretraining:
         self.tokens = [tokens[row] for row in kept]
         self.categories = torch.from_numpy(np.ascontiguousarray(categories[kept], np.float32))
         with quiet():
-            bert = BertModel.from_pretrained(source, local_files_only=True, attn_implementation="eager").eval()
+            bert = BertModel.from_pretrained(
+                source, local_files_only=True, attn_implementation="eager"
+            ).eval()
         self.rng = np.random.default_rng(config.seed)
         self.before = self._vectors(SentenceEncoder(bert))  # (n, width): what the geometry is kept to
         weights = sum(p.numel() for p in bert.parameters())
@@ -293,7 +295,9 @@ class _Pretraining:
         rows = np.random.default_rng(0).permutation(len(self.tokens))[:256]
         with torch.inference_mode():
             encoder.eval()
-            now = torch.cat([encoder(*self._padded(rows[first : first + 64])) for first in range(0, len(rows), 64)])
+            now = torch.cat(
+                [encoder(*self._padded(rows[first : first + 64])) for first in range(0, len(rows), 64)]
+            )
         upper = np.triu_indices(len(rows), 1)
         then = self.before[rows]
         cosines = (now @ now.T).numpy()[upper]

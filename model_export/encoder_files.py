@@ -63,7 +63,9 @@ def quantise_encoder(encoder: Path, out: Path, texts: Sequence[str]) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     if len(set(texts)) < 20:
-        raise DataError(f"{len(set(texts))} different texts are too few to measure the int8 encoder with: give 20 or more")
+        raise DataError(
+            f"{len(set(texts))} different texts are too few to measure the int8 encoder with: give 20 or more"
+        )
     if out.exists():
         raise DataError(f"{out} exists: an encoder never changes, choose another name")
     out.parent.mkdir(parents=True, exist_ok=True)

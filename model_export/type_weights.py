@@ -11,6 +11,7 @@ trainer for its targets; both read them from the same table of event types.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,8 @@ from streamer.core.event_types import EventType, EventTypes
 from streamer.errors import DataError
 
 I64 = NDArray[np.int64]
+_COSINE_EVENTS = 200
+"""Last events of a user whose items go together: all pairs of a longer history would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,7 @@ def learn_weights(
         return _loss_of(weights, features[:cut], popularity[:cut], *judged, options.steps)
 
     found = [_weighted(each, learned, present) for each in types]
-    return LearnedWeights(
-        EventTypes(found), loss(set_), loss((set_ > 0).to(torch.float32)), loss(learned)
-    )
+    return LearnedWeights(EventTypes(found), loss(set_), loss((set_ > 0).to(torch.float32)), loss(learned))
 
 
 def _weighted(each: EventType, learned: Tensor, present: NDArray[np.bool_]) -> EventType:
@@ -132,7 +133,11 @@ def _cases(
 def _cosines(past: Interactions) -> tuple[I64, NDArray[np.float32]]:
     """Pairs of items that share users, as sorted keys item · N + other, and the cosines of their users."""
     n = len(past.items)
-    pairs = np.unique(past.user[past.item != NONE] * n + past.item[past.item != NONE])
+    rows = np.flatnonzero(past.item != NONE)[::-1]
+    order = rows[np.argsort(past.user[rows], kind="stable")]  # each user's events, newest first
+    first = np.searchsorted(past.user[order], past.user[order])
+    rows = order[np.arange(len(order)) - first < _COSINE_EVENTS]
+    pairs = np.unique(past.user[rows] * n + past.item[rows])
     user, item = np.divmod(pairs, n)
     length = np.sqrt(np.bincount(item, minlength=n))
     taken = torch.sparse_coo_tensor(
@@ -141,7 +146,9 @@ def _cosines(past: Interactions) -> tuple[I64, NDArray[np.float32]]:
         (len(past.users), n),
         check_invariants=False,
     )
-    shared = torch.sparse.mm(taken.t(), taken).coalesce()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # it is used inside torch
+        shared = torch.sparse.mm(taken.t(), taken).coalesce()
     rows, columns = shared.indices().numpy()
     other = rows != columns
     keys = rows[other] * n + columns[other]
@@ -166,9 +173,7 @@ def _recent(past: Interactions, rest: Interactions, rows: I64, last: int) -> lis
     return found
 
 
-def _fit(
-    features: Tensor, popularity: Tensor, present: NDArray[np.bool_], options: WeightOptions
-) -> Tensor:
+def _fit(features: Tensor, popularity: Tensor, present: NDArray[np.bool_], options: WeightOptions) -> Tensor:
     """Weights (32,), the largest 1, none below 0.01."""
     torch.manual_seed(options.seed)
     raw = nn.Parameter(torch.zeros(32))
@@ -186,7 +191,12 @@ def _fit(
 
 
 def _loss_of(
-    weights: Tensor, features: Tensor, popularity: Tensor, judged: Tensor, judged_popularity: Tensor, steps: int
+    weights: Tensor,
+    features: Tensor,
+    popularity: Tensor,
+    judged: Tensor,
+    judged_popularity: Tensor,
+    steps: int,
 ) -> float:
     """Loss on the judged cases, with a scale and a popularity slope fitted to the others."""
     votes = features @ weights
@@ -211,7 +221,12 @@ def as_toml(types: EventTypes) -> str:
     standard = EventType("standard", 1, 1.0)
     tables = []
     for each in types:
-        lines = ["[[event_types]]", f'name = "{each.name}"', f"code = {each.code}", f"weight = {each.weight:g}"]
+        lines = [
+            "[[event_types]]",
+            f'name = "{each.name}"',
+            f"code = {each.code}",
+            f"weight = {each.weight:g}",
+        ]
         for name in ("explicit", "uses_value", "uses_text", "consumes", "needs_target"):
             if getattr(each, name) != getattr(standard, name):
                 lines.append(f"{name} = true")
