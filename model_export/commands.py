@@ -6,6 +6,7 @@ Progress goes to stderr, results to stdout; `train` and `export` print the artef
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import tomllib
 from collections.abc import Callable, Sequence
@@ -29,7 +30,15 @@ def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code. Raises HeadwaterError for what the user can mend."""
     args = parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Console], int] = args.run
-    return run(args, Console(stderr=True))
+    try:
+        return run(args, Console(stderr=True))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"the disk is full ({error}): make room, or name another folder with --out or --cache. "
+            "Nothing half-written was left where a worker could find it"
+        ) from error
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -79,3 +80,15 @@ def test_the_command_prints_a_settings_file(capsys: pytest.CaptureFixture[str]) 
     printed = tomllib.loads(capsys.readouterr().out)
     assert printed["window"] == 200
     assert {"play", "skip"} <= {each["name"] for each in printed["event_types"]}
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = tmp_path / "log.csv"
+    log.write_text("user_id,item_id,timestamp_s\n" + "".join(f"{n % 3},{n},{n}\n" for n in range(9)))
+    monkeypatch.setattr("model_export.run.train_and_export", full)
+    monkeypatch.setattr("model_export.commands.encoder_of", lambda *_: tmp_path)
+    with pytest.raises(DataError, match=r"the disk is full .*No space left on device.*--out"):
+        main(["train", "--data", str(log), "--out", str(tmp_path / "models")])

@@ -1,0 +1,204 @@
+"""What friends say about a user: graph convolution over the social graph and the user–item graph.
+
+Sources
+- Embeddings smoothed over the normalised graph, the layers averaged, no weights and no non-linearity in between: LightGCN,
+  He et al. 2020, arXiv:2002.02126; with friends as further edges: DiffNet, Wu et al. 2019, arXiv:1904.10322.
+- Each item a user took against the whole catalogue, a softmax, in place of BPR's single negative.
+
+Axes: U users, N items, V = U + N vertices, D the vector, B events of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_export.interactions import NONE, Interactions
+from streamer.core.event_types import EventTypes
+from streamer.core.protocol import ItemRecord
+from streamer.errors import DataError
+
+F32 = NDArray[np.float32]
+USER_ITEM = "user:"
+"""Begins the id of the item that stands for a user."""
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """What shapes the graph's vectors."""
+
+    dim: int = 64
+    layers: int = 2
+    friends: float = 1.0
+    """Weight of an edge between friends; an event's edge weighs as much as its type, several of a pair add up."""
+    epochs: int = 20
+    batch_events: int = 4096
+    learning_rate: float = 0.02
+    temperature: float = 0.15
+    edge_dropout: float = 0.1
+    seed: int = 7
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "layers", "epochs", "batch_events", "threads"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.friends < 0 or not 0 <= self.edge_dropout < 1:
+            raise DataError(
+                f"friends is {self.friends} and edge_dropout {self.edge_dropout}: they must lie in [0, inf) and [0, 1)"
+            )
+
+
+@dataclass(frozen=True)
+class GraphVectors:
+    """Users and items in one space: their cosines say how well they go together."""
+
+    users: F32
+    """(U, D) of length 1; zeros for a user with neither an event nor a friend that has one, directly or over friends."""
+    items: F32
+    """(N, D) of length 1; zeros for an item without an event."""
+    popularity: F32
+    """(N,) bias that was learned beside the cosines."""
+
+
+def graph_vectors(
+    data: Interactions,
+    types: EventTypes,
+    config: GraphConfig | None = None,
+    watch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> GraphVectors:
+    """Vectors from the events and `data.friends`. Give only the events before the cut. Raises DataError without any item."""
+    config = config or GraphConfig()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return _Convolution(data, types, config).run(watch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Convolution:
+    def __init__(self, data: Interactions, types: EventTypes, config: GraphConfig) -> None:
+        self.config, self.u, self.n = config, len(data.users), len(data.items)
+        rows = np.flatnonzero(data.item != NONE)
+        if not len(rows):
+            raise DataError("no event has an item: there is no graph to learn from")
+        self.user, self.item = data.user[rows], data.item[rows]
+        keys, place = np.unique(self.user * self.n + self.item, return_inverse=True)
+        weight = np.bincount(place, data.weights(types)[rows])
+        taken = np.stack([keys // self.n, self.u + keys % self.n])  # (2, pairs) of vertices
+        friends = data.friends.T if config.friends else np.zeros((2, 0), np.int64)
+        self.edges = np.concatenate([taken, friends], axis=1)
+        self.weights = np.concatenate([np.log1p(weight), np.full(friends.shape[1], config.friends)])
+        self.rng = np.random.default_rng(config.seed)
+
+    def run(self, watch: Callable[[int, float], None]) -> GraphVectors:
+        config = self.config
+        start = nn.Parameter(torch.randn(self.u + self.n, config.dim) * 0.1)
+        bias = nn.Parameter(torch.zeros(self.n))
+        optimiser = torch.optim.Adam([start, bias], lr=config.learning_rate)
+        steps = -(-len(self.user) // config.batch_events)
+        for epoch in range(config.epochs):
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * 0.5 * (1 + np.cos(np.pi * epoch / config.epochs))
+            total, graph = 0.0, self._graph(config.edge_dropout)
+            for batch in np.array_split(self.rng.permutation(len(self.user)), steps):
+                users, items = self._split(self._convolve(graph, start))
+                of = functional.normalize(users[torch.from_numpy(self.user[batch])], dim=-1)  # (B, D)
+                logits = of @ functional.normalize(items, dim=-1).T / config.temperature + bias  # (B, N)
+                loss = functional.cross_entropy(logits, torch.from_numpy(self.item[batch]))
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                optimiser.step()
+                total += float(loss.detach()) * len(batch)
+            watch(epoch + 1, total / len(self.user))
+        with torch.inference_mode():
+            whole = self._graph(0.0)
+            users, items = self._split(self._convolve(whole, start))
+            reached = self._reached(whole)
+            vectors = functional.normalize(users, dim=-1) * reached[: self.u, None]
+            taken = functional.normalize(items, dim=-1) * reached[self.u :, None]
+        return GraphVectors(vectors.numpy(), taken.numpy(), bias.detach().numpy())
+
+    def _graph(self, dropout: float) -> Tensor:
+        """(V, V) sparse, symmetric: D^-1/2 A D^-1/2, with a share of the edges left out."""
+        kept = self.rng.random(len(self.weights)) >= dropout
+        edges, weights = self.edges[:, kept], self.weights[kept]
+        v = self.u + self.n
+        degree = np.bincount(edges.ravel(), np.tile(weights, 2), minlength=v)
+        scaled = weights / np.sqrt(degree[edges[0]] * degree[edges[1]])
+        both = np.concatenate([edges, edges[::-1]], axis=1)
+        return torch.sparse_coo_tensor(
+            torch.from_numpy(both),
+            torch.from_numpy(np.tile(scaled, 2).astype(np.float32)),
+            (v, v),
+            check_invariants=False,
+        ).coalesce()
+
+    def _convolve(self, graph: Tensor, start: Tensor) -> Tensor:
+        """(V, D) → mean of the start and of each layer's smoothing (V, D)."""
+        layer, total = start, start
+        for _ in range(self.config.layers):
+            layer = torch.sparse.mm(graph, layer)
+            total = total + layer
+        return total / (1 + self.config.layers)
+
+    def _split(self, vertices: Tensor) -> tuple[Tensor, Tensor]:
+        return vertices[: self.u], vertices[self.u :]
+
+    def _reached(self, graph: Tensor) -> Tensor:
+        """(V,) 1 where a vertex has an event, or one of the vertices within `layers` steps has."""
+        near = torch.zeros(self.u + self.n, 1)
+        near[torch.from_numpy(np.unique(self.user))] = 1
+        near[self.u + torch.from_numpy(np.unique(self.item))] = 1
+        for _ in range(self.config.layers):
+            near = near + torch.sparse.mm(graph, near)
+        return (near[:, 0] > 0).to(torch.float32)
+
+
+def as_content(vectors: F32, width: int, seed: int = 7) -> F32:
+    """(U, D) → (U, width): the same cosines in the space of text vectors, in D directions drawn at random (D <= width).
+
+    An item tower then serves users, too, and a text that is like none of them is hardly like any in these directions.
+    """
+    if vectors.shape[1] > width:
+        raise DataError(
+            f"graph vectors of {vectors.shape[1]} do not fit content of {width}: take a smaller dim"
+        )
+    turned, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, vectors.shape[1])))
+    return np.ascontiguousarray(vectors @ turned.T.astype(np.float32))
+
+
+def introduced(data: Interactions, known: NDArray[np.bool_], type_code: int) -> Interactions:
+    """The log with one event more for each user of `known` (U,) who has events: at first, the user is met.
+
+    The item of that event is the user (`USER_ITEM` and the id), its type `type_code`, so that a model whose content of such
+    an item is the graph's vector begins with it. The items of users follow those of the catalogue, in the order of `users`.
+    """
+    n, first = len(data.items), np.full(len(data.users), np.iinfo(np.int64).max)
+    np.minimum.at(first, data.user, data.timestamp_ms)
+    met = np.flatnonzero(known & (first < np.iinfo(np.int64).max))
+
+    def joined(added: NDArray[np.generic], column: NDArray[np.generic]) -> NDArray[Any]:
+        return np.concatenate([added.astype(column.dtype), column])
+
+    return replace(
+        data,
+        user=joined(met, data.user),
+        item=joined(n + met, data.item),
+        type=joined(np.full(len(met), type_code), data.type),
+        value=joined(np.zeros(len(met)), data.value),
+        timestamp_ms=joined(first[met] - 1, data.timestamp_ms),
+        text=joined(np.full(len(met), NONE), data.text),
+        weight=joined(np.zeros(len(met)), data.weight) if len(data.weight) else data.weight,
+        items=[*data.items, *(ItemRecord(USER_ITEM + user, "") for user in data.users)],
+    )
