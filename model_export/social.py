@@ -3,7 +3,7 @@
 Sources
 - Embeddings smoothed over the normalised graph, the layers averaged, no weights and no non-linearity in between: LightGCN,
   He et al. 2020, arXiv:2002.02126; with friends as further edges: DiffNet, Wu et al. 2019, arXiv:1904.10322.
-- Each item a user took against the whole catalogue, a softmax, in place of BPR's single negative.
+- Each item a user took against all that occur (or a sample), a softmax, in place of BPR's single negative.
 
 Axes: U users, N items, V = U + N vertices, D the vector, B events of a batch.
 """
@@ -26,6 +26,8 @@ from streamer.core.protocol import ItemRecord
 from streamer.errors import DataError
 
 F32 = NDArray[np.float32]
+CANDIDATES = 8192
+"""Items that a step's events compete with; of a larger catalogue a new sample in every step, and the items of the batch."""
 USER_ITEM = "user:"
 """Begins the id of the item that stands for a user."""
 
@@ -38,7 +40,7 @@ class GraphConfig:
     layers: int = 2
     friends: float = 1.0
     """Weight of an edge between friends; an event's edge weighs as much as its type, several of a pair add up."""
-    epochs: int = 20
+    epochs: int = 12
     batch_events: int = 4096
     learning_rate: float = 0.02
     temperature: float = 0.15
@@ -93,6 +95,7 @@ class _Convolution:
         if not len(rows):
             raise DataError("no event has an item: there is no graph to learn from")
         self.user, self.item = data.user[rows], data.item[rows]
+        self.occurring = np.unique(self.item)
         keys, place = np.unique(self.user * self.n + self.item, return_inverse=True)
         weight = np.bincount(place, data.weights(types)[rows])
         taken = np.stack([keys // self.n, self.u + keys % self.n])  # (2, pairs) of vertices
@@ -113,9 +116,12 @@ class _Convolution:
             total, graph = 0.0, self._graph(config.edge_dropout)
             for batch in np.array_split(self.rng.permutation(len(self.user)), steps):
                 users, items = self._split(self._convolve(graph, start))
+                rows = self._candidates(self.item[batch])  # (C,), sorted
                 of = functional.normalize(users[torch.from_numpy(self.user[batch])], dim=-1)  # (B, D)
-                logits = of @ functional.normalize(items, dim=-1).T / config.temperature + bias  # (B, N)
-                loss = functional.cross_entropy(logits, torch.from_numpy(self.item[batch]))
+                among = functional.normalize(items[torch.from_numpy(rows)], dim=-1)  # (C, D)
+                logits = of @ among.T / config.temperature + bias[torch.from_numpy(rows)]  # (B, C)
+                taken = torch.from_numpy(np.searchsorted(rows, self.item[batch]))
+                loss = functional.cross_entropy(logits, taken)
                 optimiser.zero_grad()
                 torch.autograd.backward(loss)
                 optimiser.step()
@@ -128,6 +134,12 @@ class _Convolution:
             vectors = functional.normalize(users, dim=-1) * reached[: self.u, None]
             taken = functional.normalize(items, dim=-1) * reached[self.u :, None]
         return GraphVectors(vectors.numpy(), taken.numpy(), bias.detach().numpy())
+
+    def _candidates(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        if len(self.occurring) <= CANDIDATES:
+            return self.occurring
+        sample = self.rng.choice(self.occurring, CANDIDATES, replace=False)
+        return np.union1d(sample, items)
 
     def _graph(self, dropout: float) -> Tensor:
         """(V, V) sparse, symmetric: D^-1/2 A D^-1/2, with a share of the edges left out."""
