@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_export.commands import main
 from model_export.encoder import PretrainConfig, pretrain
 from model_export.encoder_files import QUALITY, fidelity, quality_of, quantise_encoder, save_encoder
 from model_export.encoder_texts import pretraining_texts
@@ -147,3 +148,23 @@ def test_quality_is_optional(tmp_path: Path) -> None:
     assert quality_of(tmp_path) == {}
     (tmp_path / QUALITY).write_text('{"encoder_x": 1}')
     assert quality_of(tmp_path) == {"encoder_x": 1.0}
+
+
+def test_the_command_writes_an_encoder_in_int8(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    log.write_text("user_id,item_id,timestamp_s\n" + "".join(f"{n % 7},{n % 40},{n}\n" for n in range(200)))
+    titles = [f"{n},good film number {n},{'action' if n % 2 else 'drama'}\n" for n in range(40)]
+    items.write_text("item_id,title,categories\n" + "".join(titles))
+    options = ["--data", str(log), "--items", str(items), "--from", str(bert), "--out", str(tmp_path / "own")]
+    assert main(["pretrain", *options, "--steps", "3", "--batch-texts", "8", "--int8"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "own")
+    assert quality_of(tmp_path / "own")["encoder_int8_cosine"] > 0.9
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["items.csv", "log.csv", "own", "own-f32"]
+    with pytest.raises(DataError, match="an encoder never changes"):
+        main(["pretrain", *options])
+    with pytest.raises(DataError, match=r"holds no BertModel with a config\.json"):
+        main(["pretrain", *options[:4], "--from", str(tmp_path), "--out", str(tmp_path / "new")])
+    with pytest.raises(DataError, match=r"holds no encoder\.onnx"):
+        main(["train", *options[:4], "--encoder", str(bert), "--out", str(tmp_path / "models")])

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model_export.commands import main
 from model_export.interactions import Interactions, InteractionsBuilder
 from model_export.type_weights import WeightOptions, as_toml, learn_weights
 from streamer.core.event_types import EventTypes
@@ -46,3 +48,18 @@ def test_too_few_goals_is_a_sentence() -> None:
 
 def test_a_table_survives_its_toml() -> None:
     assert EventTypes.from_table(tomllib.loads(as_toml(TYPES))["event_types"]) == TYPES
+
+
+def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = log("view", "click")
+    rows = zip(
+        data.user.tolist(), data.item.tolist(), data.type.tolist(), data.timestamp_ms.tolist(), strict=True
+    )
+    lines = [f"{user},{item},{TYPES.by_code[kind].name},{time}" for user, item, kind, time in rows]
+    (tmp_path / "log.csv").write_text("user_id,item_id,type,timestamp_ms\n" + "\n".join(lines))
+    assert main(["weights", "--data", str(tmp_path / "log.csv")]) == 0
+    printed = EventTypes.from_table(tomllib.loads(capsys.readouterr().out)["event_types"])
+    assert printed.by_name["click"].weight < printed.by_name["purchase"].weight
+    (tmp_path / "one.csv").write_text("user_id,item_id,timestamp_ms\nu,a,1\nv,a,2\n")
+    with pytest.raises(DataError, match=r"all events are of one type, 'view'.*--data view="):
+        main(["weights", "--data", str(tmp_path / "one.csv")])
