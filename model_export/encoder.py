@@ -12,7 +12,7 @@ Axes: B texts, T tokens, M masked tokens, C categories, V words of the vocabular
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -188,8 +188,11 @@ class _Pretraining:
 
     def run(self) -> nn.Module:
         config, reader = self.config, self.reader
-        held = list(self._held_out())
+        held = self._held_out()
         self._judge("_before", held)
+        weights = {
+            "masked_words": 1.0, "categories": config.category_weight, "distance": config.geometry_weight
+        }  # fmt: skip
         parameters = [p for p in reader.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=0.01)
         for step in range(config.steps):
@@ -199,7 +202,7 @@ class _Pretraining:
             for group in optimiser.param_groups:
                 group["lr"] = config.rate * rise * 0.5 * (1 + np.cos(np.pi * progress))
             losses = self._losses(self._batch(self.rng, 0.95))
-            loss = sum(self._weights()[name] * value for name, value in losses.items())
+            loss = sum(weights[name] * value for name, value in losses.items())
             optimiser.zero_grad()
             torch.autograd.backward(loss)  # type: ignore[arg-type]  # there is at least one loss
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -213,10 +216,6 @@ class _Pretraining:
         self._look_at_geometry(SentenceEncoder(merged))
         return merged.eval()
 
-    def _weights(self) -> dict[str, float]:
-        config = self.config
-        return {"masked_words": 1.0, "categories": config.category_weight, "distance": config.geometry_weight}
-
     def _batch(self, rng: np.random.Generator, part: float) -> NDArray[np.int64]:
         """Texts of like length out of the first `part` of all: little padding."""
         n, size = int(len(self.tokens) * part), self.config.batch_texts
@@ -225,20 +224,20 @@ class _Pretraining:
         first = int(rng.integers(0, max(1, len(drawn) - size + 1)))
         return np.asarray(drawn[first : first + size], np.int64)
 
-    def _held_out(self) -> Iterator[tuple[NDArray[np.int64], np.random.Generator]]:
-        """The last twentieth of the texts, masked the same way every time."""
+    def _held_out(self) -> list[NDArray[np.int64]]:
+        """Batches of the last twentieth of the texts, 256 at most."""
         rows = np.arange(int(len(self.tokens) * 0.95), len(self.tokens))[:256]
-        for first in range(0, len(rows), self.config.batch_texts):
-            yield rows[first : first + self.config.batch_texts], np.random.default_rng(first)
+        return np.split(rows, range(self.config.batch_texts, len(rows), self.config.batch_texts))
 
-    def _judge(self, suffix: str, held: list[tuple[NDArray[np.int64], np.random.Generator]]) -> None:
+    def _judge(self, suffix: str, held: list[NDArray[np.int64]]) -> None:
+        """Losses on texts that are not trained on, masked the same way every time."""
         self.reader.eval()
         sums: dict[str, float] = {}
         with torch.inference_mode():
-            for rows, _ in held:
+            for rows in held:
                 for name, loss in self._losses(rows, np.random.default_rng(int(rows[0]))).items():
                     sums[name] = sums.get(name, 0.0) + float(loss) * len(rows)
-        total = sum(len(rows) for rows, _ in held)
+        total = sum(map(len, held))
         self.figures |= {f"{name}{suffix}": value / total for name, value in sums.items()}
 
     def _losses(self, rows: NDArray[np.int64], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
