@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model_export.commands import main
-from model_export.encoder import PretrainConfig, pretrain
+from model_export.encoder import PretrainConfig, Pretrained, pretrain
 from model_export.encoder_files import QUALITY, fidelity, quality_of, quantise_encoder, save_encoder
 from model_export.encoder_texts import pretraining_texts
 from model_export.interactions import InteractionsBuilder
@@ -39,6 +39,18 @@ def corpus() -> tuple[list[str], np.ndarray]:
     return texts, np.eye(3, dtype=np.float32)[which]
 
 
+@pytest.fixture(scope="module")
+def adapted(bert: Path) -> Pretrained:
+    return pretrain(bert, *corpus(), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def saved(adapted: Pretrained, bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(
+        adapted.bert, bert / TOKENIZER, tmp_path_factory.mktemp("saved") / "adapted", adapted.figures
+    )
+
+
 @pytest.mark.parametrize("method", ["lora", "adalora", "full"])
 def test_words_are_learned_and_the_geometry_stays(method: str, bert: Path) -> None:
     texts, categories = corpus()
@@ -54,28 +66,28 @@ def test_words_are_learned_and_the_geometry_stays(method: str, bert: Path) -> No
 def test_without_distillation_the_geometry_goes(bert: Path) -> None:
     texts, categories = corpus()
     kept, lost = (
-        pretrain(bert, texts, categories, PretrainConfig(method="full", steps=60, batch_texts=16, learning_rate=1e-3,
+        pretrain(bert, texts, categories, PretrainConfig(method="full", steps=30, batch_texts=16, learning_rate=1e-3,
                                                          geometry_weight=weight, max_tokens=16)).figures["geometry"]
         for weight in (10.0, 0.0)
     )  # fmt: skip
     assert kept > lost
 
 
-def test_the_same_seed_gives_the_same_weights(bert: Path) -> None:
-    texts, categories = corpus()
-    one, other = (pretrain(bert, texts, categories, CONFIG).bert.state_dict() for _ in range(2))
+def test_the_same_seed_gives_the_same_weights(adapted: Pretrained, bert: Path) -> None:
+    one, other = adapted.bert.state_dict(), pretrain(bert, *corpus(), CONFIG).bert.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_an_encoder_on_disk_is_whole_and_never_changes(bert: Path, tmp_path: Path) -> None:
+def test_an_encoder_on_disk_is_whole_and_never_changes(
+    saved: Path, adapted: Pretrained, bert: Path, tmp_path: Path
+) -> None:
     texts, categories = corpus()
-    done = pretrain(bert, texts, categories, CONFIG)
-    out = save_encoder(done.bert, bert / TOKENIZER, tmp_path / "adapted", done.figures)
-    assert quality_of(out)["encoder_geometry"] == pytest.approx(done.figures["geometry"])
+    out = saved
+    assert quality_of(out)["encoder_geometry"] == pytest.approx(adapted.figures["geometry"])
     vectors = TextEncoder.open(out).encode(texts)
     assert vectors.shape == (120, 384)
     with pytest.raises(DataError, match="an encoder never changes"):
-        save_encoder(done.bert, bert / TOKENIZER, out, {})
+        save_encoder(adapted.bert, bert / TOKENIZER, out, {})
     again = pretrain(out / "weights", texts, categories, CONFIG)  # a further round
     assert again.figures["masked_words"] < again.figures["masked_words_before"]
     small = quantise_encoder(out, tmp_path / "int8", texts)
@@ -88,11 +100,9 @@ def test_an_encoder_on_disk_is_whole_and_never_changes(bert: Path, tmp_path: Pat
         quantise_encoder(out, tmp_path / "other", texts[:3])
 
 
-def test_an_int8_vector_does_not_depend_on_its_company(bert: Path, tmp_path: Path) -> None:
-    texts, categories = corpus()
-    done = pretrain(bert, texts, categories, CONFIG)
-    whole = save_encoder(done.bert, bert / TOKENIZER, tmp_path / "whole", {})
-    encoder = TextEncoder.open(quantise_encoder(whole, tmp_path / "int8", texts))
+def test_an_int8_vector_does_not_depend_on_its_company(saved: Path, tmp_path: Path) -> None:
+    texts, _ = corpus()
+    encoder = TextEncoder.open(quantise_encoder(saved, tmp_path / "int8", texts))
     together = encoder.encode([*texts[:20], "a much longer film about a book about a film about number 7"])
     alone = np.concatenate([encoder.encode([text]) for text in texts[:20]])
     np.testing.assert_array_equal(together[:20], alone)
@@ -100,20 +110,17 @@ def test_an_int8_vector_does_not_depend_on_its_company(bert: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("stage", ["save_pretrained", "export"])
 def test_a_full_disk_leaves_nothing_behind(
-    stage: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, adapted: Pretrained, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts, categories = corpus()
-    done = pretrain(bert, texts, categories, CONFIG)
-
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     if stage == "save_pretrained":
-        monkeypatch.setattr(type(done.bert), "save_pretrained", full)
+        monkeypatch.setattr(type(adapted.bert), "save_pretrained", full)
     else:
         monkeypatch.setattr("model_export.text_export.export_graph", full)
     with pytest.raises(OSError, match="No space left"):
-        save_encoder(done.bert, bert / TOKENIZER, tmp_path / "out" / "adapted", {})
+        save_encoder(adapted.bert, bert / TOKENIZER, tmp_path / "out" / "adapted", {})
     assert list((tmp_path / "out").iterdir()) == []
 
 
