@@ -22,14 +22,14 @@ from torch.nn import functional
 
 from model_export.interactions import NONE, Interactions
 from streamer.core.event_types import EventTypes
-from streamer.core.protocol import ItemRecord
+from streamer.core.manifest import CONTENT_DIM
 from streamer.errors import DataError
 
 F32 = NDArray[np.float32]
 CANDIDATES = 8192
 """Items that a step's events compete with; of a larger catalogue a new sample in every step, and the items of the batch."""
 USER_ITEM = "user:"
-"""Begins the id of the item that stands for a user."""
+"""Begins the name of what stands for a user where items and texts stand."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,18 @@ class _Convolution:
         return (near[:, 0] > 0).to(torch.float32)
 
 
-def as_content(vectors: F32, width: int, seed: int = 7) -> F32:
+def aligned(vectors: GraphVectors, to: GraphVectors) -> GraphVectors:
+    """The vectors turned so that items lie where they lie in `to` (orthogonal Procrustes, Schönemann 1966).
+
+    Two runs find the same cosines in different directions; a model that learned from one can only read the other turned.
+    """
+    both = vectors.items.any(1) & to.items.any(1)
+    left, _, right = np.linalg.svd(vectors.items[both].T @ to.items[both])
+    turn = (left @ right).astype(np.float32)
+    return GraphVectors(vectors.users @ turn, vectors.items @ turn, vectors.popularity)
+
+
+def as_content(vectors: F32, width: int = CONTENT_DIM, seed: int = 7) -> F32:
     """(U, D) → (U, width): the same cosines in the space of text vectors, in D directions drawn at random (D <= width).
 
     An item tower then serves users, too, and a text that is like none of them is hardly like any in these directions.
@@ -193,24 +204,55 @@ def as_content(vectors: F32, width: int, seed: int = 7) -> F32:
 def introduced(data: Interactions, known: NDArray[np.bool_], type_code: int) -> Interactions:
     """The log with one event more for each user of `known` (U,) who has events: at first, the user is met.
 
-    The item of that event is the user (`USER_ITEM` and the id), its type `type_code`, so that a model whose content of such
-    an item is the graph's vector begins with it. The items of users follow those of the catalogue, in the order of `users`.
+    That event has no item and the code of `follow`; its text is the user (row len(texts) + row of the user), whose content
+    is the graph's vector (`as_content`), so that a state begins with what the graph knows. Later on the state of a user who
+    follows another steps with the other's content in the same way.
     """
-    n, first = len(data.items), np.full(len(data.users), np.iinfo(np.int64).max)
+    never = np.iinfo(np.int64).max
+    first = np.full(len(data.users), never)
     np.minimum.at(first, data.user, data.timestamp_ms)
-    met = np.flatnonzero(known & (first < np.iinfo(np.int64).max))
+    met = np.flatnonzero(known & (first < never))
 
-    def joined(added: NDArray[np.generic], column: NDArray[np.generic]) -> NDArray[Any]:
+    def joined(added: NDArray[Any], column: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([added.astype(column.dtype), column])
 
     return replace(
         data,
         user=joined(met, data.user),
-        item=joined(n + met, data.item),
+        item=joined(np.full(len(met), NONE), data.item),
         type=joined(np.full(len(met), type_code), data.type),
         value=joined(np.zeros(len(met)), data.value),
         timestamp_ms=joined(first[met] - 1, data.timestamp_ms),
-        text=joined(np.full(len(met), NONE), data.text),
+        text=joined(len(data.texts) + met, data.text),
+        texts=[*data.texts, *(USER_ITEM + user for user in data.users)],
         weight=joined(np.zeros(len(met)), data.weight) if len(data.weight) else data.weight,
-        items=[*data.items, *(ItemRecord(USER_ITEM + user, "") for user in data.users)],
     )
+
+
+def introductions(
+    past: Interactions, types: EventTypes, config: GraphConfig, type_code: int
+) -> tuple[Interactions, GraphVectors, GraphVectors]:
+    """A log to train on in which users are met, the vectors by which they are, and those for the time from its end on.
+
+    The vectors of a whole log would tell a model what it is to foresee. So the graph of the first half introduces users to
+    the second; a user's first half stays a history of its own, without an introduction. Raises DataError for a log of one
+    moment.
+    """
+    half, later = past.split(0.5, config.seed)
+    if later is None:
+        raise DataError("all events share one timestamp: there is no earlier half to introduce users from")
+    now = graph_vectors(past, types, config)
+    then = aligned(graph_vectors(half, types, config), now)
+    met = introduced(later, then.users.any(1), type_code)
+    u = len(past.users)
+    columns = {
+        name: np.concatenate([getattr(half, name), getattr(met, name)])
+        for name in ("item", "type", "value", "timestamp_ms", "text", "weight")
+    }
+    log = replace(
+        met,
+        **columns,
+        user=np.concatenate([half.user, met.user + u]),
+        users=[*past.users, *(f"{user}#2" for user in past.users)],
+    )
+    return log, then, now

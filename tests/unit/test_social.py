@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from model_export.interactions import Interactions, InteractionsBuilder
-from model_export.social import USER_ITEM, GraphConfig, as_content, graph_vectors, introduced
+from model_export.interactions import NONE, Interactions, InteractionsBuilder
+from model_export.social import (
+    USER_ITEM,
+    GraphConfig,
+    aligned,
+    as_content,
+    graph_vectors,
+    introduced,
+    introductions,
+)  # fmt: skip
 from streamer.core.event_types import EventTypes
 from streamer.errors import DataError
 
@@ -73,12 +83,36 @@ def test_a_known_user_is_met_before_the_first_event() -> None:
     builder.add_friend("u", "silent")
     data = builder.build()
     met = introduced(data, np.array([True, False, True]), FOLLOW)
-    assert met.item_ids == ["a", "b", *(USER_ITEM + user for user in ("u", "v", "silent"))]
+    assert met.texts == [USER_ITEM + user for user in ("u", "v", "silent")]
     ordered = met.in_time_order(0)
-    assert [met.item_ids[item] for item in ordered.item] == ["user:u", "a", "a", "b"]
-    assert ordered.type[0] == FOLLOW
+    assert [None if item == NONE else met.item_ids[item] for item in ordered.item] == [None, "a", "a", "b"]
+    assert (ordered.type[0], ordered.text.tolist()) == (FOLLOW, [0, NONE, NONE, NONE])
     history = next(h for h in ordered.histories(TYPES) if len(h) == 3)
     assert history.gap[1] == pytest.approx(0, abs=1e-3)
+
+
+def test_another_run_can_be_turned_to_lie_like_the_first() -> None:
+    one = graph_vectors(circles(), TYPES, CONFIG)
+    other = graph_vectors(circles(), TYPES, replace(CONFIG, seed=8))
+    turned = aligned(other, one)
+    assert (one.users * turned.users).sum(1).mean() > 0.6 > 0.3 > (one.users * other.users).sum(1).mean()
+    np.testing.assert_allclose(turned.users @ turned.items.T, other.users @ other.items.T, atol=1e-4)
+
+
+def test_a_training_log_introduces_nobody_with_what_is_to_come() -> None:
+    data = circles()
+    log, then, now = introductions(data, TYPES, CONFIG, FOLLOW)
+    met = np.flatnonzero((log.type == FOLLOW) & (log.item == NONE))
+    cut = np.sort(data.timestamp_ms)[len(data) // 2]
+    assert len(log) == len(data) + len(met)
+    assert (log.timestamp_ms[met] >= cut - 1).all()
+    assert {log.users[user] for user in log.user[met]} == {
+        f"{u}#2" for u in data.users if "-" in u and int(u[2:]) < 20
+    }
+    half = data.take(np.flatnonzero(data.timestamp_ms < cut))
+    alone = graph_vectors(half, TYPES, CONFIG)
+    np.testing.assert_allclose(then.users @ then.items.T, alone.users @ alone.items.T, atol=1e-3)
+    np.testing.assert_array_equal(now.users, graph_vectors(data, TYPES, CONFIG).users)
 
 
 def test_bad_options_and_logs_are_sentences() -> None:
