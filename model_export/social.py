@@ -10,8 +10,9 @@ Axes: U users, N items, V = U + N vertices, D the vector, B events of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch.nn import functional
 from model_export.interactions import NONE, Interactions
 from streamer.core.event_types import EventTypes
 from streamer.core.manifest import CONTENT_DIM
+from streamer.core.protocol import ItemRecord, encode
 from streamer.errors import DataError
 
 F32 = NDArray[np.float32]
@@ -229,22 +231,47 @@ def introduced(data: Interactions, known: NDArray[np.bool_], type_code: int) -> 
     )
 
 
-def introductions(
-    past: Interactions, types: EventTypes, config: GraphConfig, type_code: int
-) -> tuple[Interactions, GraphVectors, GraphVectors]:
-    """A log to train on in which users are met, the vectors by which they are, and those for the time from its end on.
+@dataclass(frozen=True)
+class Meeting:
+    """Users introduced to a model: in the log that it learns from, and in what comes after."""
+
+    log: Interactions
+    """To train on; the second half of a user's history is that of another user, who is introduced."""
+    then: F32
+    """(U, D) vectors by which users are met in `log`."""
+    now: F32
+    """(U, D) vectors by which they are met from the end of the log on."""
+    type_code: int
+
+    def introduce(self, rest: Interactions) -> Interactions:
+        """What comes after, each known user met first."""
+        return introduced(rest, self.now.any(1), self.type_code)
+
+    @staticmethod
+    def contents(texts: F32 | None, vectors: F32) -> F32:
+        """(texts + U, 384): the contents of the events' texts, and of the users."""
+        users = as_content(vectors)
+        return users if texts is None else np.concatenate([texts, users])
+
+
+def meet(past: Interactions, types: EventTypes, config: GraphConfig) -> Meeting:
+    """Introductions for a log with friends.
 
     The vectors of a whole log would tell a model what it is to foresee. So the graph of the first half introduces users to
     the second; a user's first half stays a history of its own, without an introduction. Raises DataError for a log of one
-    moment.
+    moment, and for event types without `follow`.
     """
+    follow = types.by_name.get("follow")
+    if follow is None:
+        raise DataError(
+            "there is no event type 'follow', by which users are met: add it to the table of event types"
+        )
     half, later = past.split(0.5, config.seed)
     if later is None:
         raise DataError("all events share one timestamp: there is no earlier half to introduce users from")
     now = graph_vectors(past, types, config)
     then = aligned(graph_vectors(half, types, config), now)
-    met = introduced(later, then.users.any(1), type_code)
-    u = len(past.users)
+    met = introduced(later, then.users.any(1), follow.code)
     columns = {
         name: np.concatenate([getattr(half, name), getattr(met, name)])
         for name in ("item", "type", "value", "timestamp_ms", "text", "weight")
@@ -252,7 +279,23 @@ def introductions(
     log = replace(
         met,
         **columns,
-        user=np.concatenate([half.user, met.user + u]),
+        user=np.concatenate([half.user, met.user + len(past.users)]),
         users=[*past.users, *(f"{user}#2" for user in past.users)],
     )
-    return log, then, now
+    return Meeting(log, then.users, now.users, follow.code)
+
+
+def user_records(users: Sequence[str], vectors: F32, file: Path) -> None:
+    """Write the users as records for `items`, one a line: never recommended, their content the graph's vector.
+
+    They are for an embedding agent that takes a ready-made `content` out of a record's vectors.
+    """
+    content = as_content(vectors)
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    with unfinished.open("wb") as lines:
+        for row in np.flatnonzero(vectors.any(1)).tolist():
+            record = ItemRecord(
+                USER_ITEM + users[row], "", available=False, vectors={"content": content[row].tolist()}
+            )
+            lines.write(encode(record) + b"\n")
+    unfinished.replace(file)

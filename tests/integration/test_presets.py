@@ -108,10 +108,13 @@ def test_a_preset_is_trained_and_streamed(
     assert bool(follows) == (name == "social")
     options = write(tmp_path, past, items)
     options += ["--encoder", str(encoder), "--epochs", "1", "--no-refit", "--hidden", "16", "--dim", "16"]
+    options += ["--social"] if name == "social" else []
     assert main(["train", "--preset", name, *options, "--out", str(tmp_path / "models")]) == 0
     artefact = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert read_manifest(artefact).window == preset.window
     assert read_manifest(artefact).heads["event_type"] == [each.name for each in preset.types]
+
+    assert bool(list(artefact.parent.glob("*.users.jsonl"))) == (name == "social")
 
     (tmp_path / "headwater.toml").write_text(preset.settings_toml())
     deployment = Deployment(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from model_export.social import (
     as_content,
     graph_vectors,
     introduced,
-    introductions,
+    meet,
+    user_records,
 )  # fmt: skip
 from streamer.core.event_types import EventTypes
+from streamer.core.protocol import ItemRecord, decode_item
 from streamer.errors import DataError
 
 TYPES = EventTypes.DEFAULT
@@ -101,7 +104,8 @@ def test_another_run_can_be_turned_to_lie_like_the_first() -> None:
 
 def test_a_training_log_introduces_nobody_with_what_is_to_come() -> None:
     data = circles()
-    log, then, now = introductions(data, TYPES, CONFIG, FOLLOW)
+    meeting = meet(data, TYPES, CONFIG)
+    log, then, now = meeting.log, meeting.then, meeting.now
     met = np.flatnonzero((log.type == FOLLOW) & (log.item == NONE))
     cut = np.sort(data.timestamp_ms)[len(data) // 2]
     assert len(log) == len(data) + len(met)
@@ -111,8 +115,26 @@ def test_a_training_log_introduces_nobody_with_what_is_to_come() -> None:
     }
     half = data.take(np.flatnonzero(data.timestamp_ms < cut))
     alone = graph_vectors(half, TYPES, CONFIG)
-    np.testing.assert_allclose(then.users @ then.items.T, alone.users @ alone.items.T, atol=1e-3)
-    np.testing.assert_array_equal(now.users, graph_vectors(data, TYPES, CONFIG).users)
+    np.testing.assert_allclose(then @ then.T, alone.users @ alone.users.T, atol=1e-3)
+    np.testing.assert_array_equal(now, graph_vectors(data, TYPES, CONFIG).users)
+    later = meeting.introduce(data)
+    assert len(later) == len(data) + len(np.unique(data.user))
+    assert meeting.contents(np.zeros((2, 384), np.float32), now).shape == (2 + len(now), 384)
+    none = EventTypes([each for each in TYPES if each.name != "follow"])
+    with pytest.raises(DataError, match="there is no event type 'follow'"):
+        meet(data, none, CONFIG)
+
+
+def test_users_become_records_that_are_never_recommended(tmp_path: Path) -> None:
+    vectors = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
+    user_records(["u", "v", "w"], vectors, tmp_path / "users.jsonl")
+    lines = (tmp_path / "users.jsonl").read_bytes().splitlines()
+    found = [decode_item(line, key) for line, key in zip(lines, (b"user:u", b"user:w"), strict=True)]
+    assert [record.available for record in found if isinstance(record, ItemRecord)] == [False, False]
+    first = found[0]
+    assert isinstance(first, ItemRecord)
+    assert first.vectors is not None
+    np.testing.assert_allclose(first.vectors["content"], as_content(vectors)[0], atol=1e-6)
 
 
 def test_bad_options_and_logs_are_sentences() -> None:
