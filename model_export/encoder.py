@@ -11,6 +11,7 @@ Axes: B texts, T tokens, M masked tokens, C categories, V words of the vocabular
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class _Pretraining:
                 source, local_files_only=True, attn_implementation="eager"
             ).eval()
         self.rng = np.random.default_rng(config.seed)
-        self.before = self._vectors(SentenceEncoder(bert))  # (n, width): what the geometry is kept to
+        self.before = SentenceEncoder(copy.deepcopy(bert)).eval()  # what the geometry is kept to
         weights = sum(p.numel() for p in bert.parameters())
         self.adapted: Any = self._adapt(bert)
         trained = sum(p.numel() for p in self.adapted.parameters() if p.requires_grad)
@@ -245,8 +246,9 @@ class _Pretraining:
         hidden, at = self._masked(ids, mask, self.rng if rng is None else rng)
         logits, vectors = self.reader(hidden, mask, at)
         losses = {"masked_words": functional.cross_entropy(logits, ids[at])}
-        before = self.before[rows]  # (B, width)
         if self.config.geometry_weight:
+            with torch.no_grad():
+                before = self.before(ids, mask)  # (B, width), of the whole texts
             distance = functional.mse_loss(vectors @ vectors.T, before @ before.T)
             losses["distance"] = distance + (1 - (vectors * before).sum(-1)).mean() / 10
         if self.reader.category is not None:
@@ -278,31 +280,18 @@ class _Pretraining:
         hidden[other] = rng.integers(0, len(self.reader.word_bias), int(other.sum()))
         return torch.from_numpy(hidden), torch.from_numpy(at)
 
-    def _vectors(self, encoder: SentenceEncoder) -> Tensor:
-        """(n, width) of every text, in the order of the texts."""
-        order = np.argsort([len(ids) for ids in self.tokens], kind="stable")
-        found: list[Tensor] = []
-        encoder.eval()
-        with torch.inference_mode():
-            for first in range(0, len(order), 64):
-                found.append(encoder(*self._padded(order[first : first + 64])))
-        vectors = torch.empty(len(order), found[0].shape[1])
-        vectors[torch.from_numpy(order)] = torch.cat(found)
-        return vectors
-
     def _look_at_geometry(self, encoder: SentenceEncoder) -> None:
         rows = np.random.default_rng(0).permutation(len(self.tokens))[:256]
-        with torch.inference_mode():
-            encoder.eval()
-            now = torch.cat(
-                [encoder(*self._padded(rows[first : first + 64])) for first in range(0, len(rows), 64)]
-            )
-        upper = np.triu_indices(len(rows), 1)
-        then = self.before[rows]
-        cosines = (now @ now.T).numpy()[upper]
-        were = (then @ then.T).numpy()[upper]
+        rows = rows[np.argsort([len(self.tokens[row]) for row in rows], kind="stable")]
+        cosines = []
+        for each in (self.before, encoder.eval()):
+            with torch.inference_mode():
+                vectors = [each(*self._padded(batch)) for batch in np.array_split(rows, 16)]
+            found = torch.cat(vectors)
+            cosines.append((found @ found.T).numpy()[np.triu_indices(len(rows), 1)])
+        were, now = cosines
         self.figures |= {
-            "geometry": float(np.corrcoef(cosines, were)[0, 1]),
+            "geometry": float(np.corrcoef(now, were)[0, 1]),
             "unrelated_before": float(were.mean()),
-            "unrelated": float(cosines.mean()),
+            "unrelated": float(now.mean()),
         }

@@ -79,7 +79,7 @@ def quantise_encoder(encoder: Path, out: Path, texts: Sequence[str]) -> Path:
                 per_channel=True,
                 reduce_range=True,
                 weight_type=QuantType.QInt8,
-                op_types_to_quantize=["MatMul", "Gemm"],
+                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
             )
         _mark(folder / ENCODER)
         shutil.copyfile(encoder / TOKENIZER, folder / TOKENIZER)
