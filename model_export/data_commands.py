@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,15 @@ from model_export.encoder import PretrainConfig, pretrain
 from model_export.encoder_files import quality_of, quantise_encoder, save_encoder
 from model_export.encoder_texts import pretraining_texts
 from model_export.interactions import Interactions
+from model_export.log_options import add_log, read_event_types, read_log
+from model_export.social import GraphConfig
 from model_export.text_export import cached_encoder, minilm_dir
+from model_export.training_config import TrainingConfig
 from model_export.training_screen import bar, busy
 from model_export.type_weights import as_toml, learn_weights
-from streamer.core.event_types import EventTypes
 from streamer.core.item_text import item_text
 from streamer.errors import DataError
-from streamer.serving.text_encoder import TOKENIZER
-
-Load = Callable[[argparse.Namespace, EventTypes, Console], Interactions]
-TypesOf = Callable[[argparse.Namespace], EventTypes]
+from streamer.serving.text_encoder import ENCODER, TOKENIZER
 
 _OPTIONS = {
     "method": "lora, adalora, or full (all weights)",
@@ -40,8 +38,7 @@ _OPTIONS = {
 }
 
 
-def add_commands(commands: Any, add_log: Callable[..., None], load: Load, types_of: TypesOf) -> None:
-    """`add_log` adds the options of a log, `load` reads it, `types_of` reads --event-types."""
+def add_commands(commands: Any) -> None:
     _add_preset(commands)
     weights = commands.add_parser(
         "weights",
@@ -55,12 +52,12 @@ def add_commands(commands: Any, add_log: Callable[..., None], load: Load, types_
         metavar="TYPE,…",
         help="types whose items are to be foreseen (default: the explicit ones of the log)",
     )
-    weights.set_defaults(run=lambda args, console: _run_weights(args, console, load, types_of))
+    weights.set_defaults(run=_run_weights)
     read = commands.add_parser(
         "pretrain",
         help="adapt the text encoder to a catalogue and its reviews",
         description="Masked words and categories on the log's own texts, the distances between sentences kept. Writes the "
-        "encoder for `train --encoder DIR`, and prints its path.",
+        "encoder for `train --text-encoder DIR`, and prints its path.",
     )
     add_log(read)
     read.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new encoder's directory")
@@ -84,7 +81,7 @@ def add_commands(commands: Any, add_log: Callable[..., None], load: Load, types_
                 help=f"{_OPTIONS[option.name]} (default: %(default)s)",
             )
     read.add_argument("--int8", action="store_true", help="write int8 weights, and measure what they cost")
-    read.set_defaults(run=lambda args, console: _run_pretrain(args, console, load, types_of))
+    read.set_defaults(run=_run_pretrain)
 
 
 def _add_preset(commands: Any) -> None:
@@ -104,9 +101,9 @@ def _run_preset(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _run_weights(args: argparse.Namespace, console: Console, load: Load, types_of: TypesOf) -> int:
-    types = types_of(args)
-    data = load(args, types, console)
+def _run_weights(args: argparse.Namespace, console: Console) -> int:
+    types = read_event_types(args.event_types)
+    data = read_log(args, types, console)
     found = {types.by_code[int(code)] for code in set(data.type.tolist())}
     if len(found) < 2:
         raise DataError(
@@ -126,12 +123,14 @@ def _run_weights(args: argparse.Namespace, console: Console, load: Load, types_o
     return 0
 
 
-def _run_pretrain(args: argparse.Namespace, console: Console, load: Load, types_of: TypesOf) -> int:
+def _run_pretrain(args: argparse.Namespace, console: Console) -> int:
     config = PretrainConfig(**{name: getattr(args, name) for name in _OPTIONS})
     if args.out.exists():
         raise DataError(f"{args.out} exists: an encoder never changes, choose another name")
     source = minilm_dir() if args.source is None else _weights_of(args.source)
-    past, _ = load(args, types_of(args), console).split(args.until_fraction, config.seed)
+    past, _ = read_log(args, read_event_types(args.event_types), console).split(
+        args.until_fraction, config.seed
+    )
     past = describe_items(past)
     texts, categories = pretraining_texts(past, config.seed)
     console.print(f"{len(texts):,} different texts, {categories.shape[1]} categories")
@@ -168,13 +167,21 @@ def _weights_of(folder: Path) -> Path:
     return weights
 
 
-def encoder_of(args: argparse.Namespace, cache: Path) -> Path:
-    """The encoder that --encoder names, else MiniLM's; `int8` stands for MiniLM's own in int8."""
-    if args.encoder is None:
+def encoder_of(given: Path | None, cache: Path) -> Path:
+    """The text encoder that --text-encoder names, else MiniLM. Raises DataError."""
+    if given is None:
         return cached_encoder(cache)
-    if not (args.encoder / "encoder.onnx").is_file():
+    if not (given / ENCODER).is_file():
+        raise DataError(f"{given} holds no {ENCODER}: give a directory that `headwater pretrain` wrote")
+    return given
+
+
+def graph_of(social: bool, past: Interactions, config: TrainingConfig) -> GraphConfig | None:
+    """How known users are introduced, None where they are not. Raises DataError for a log without friends."""
+    if not social:
+        return None
+    if not len(past.friends):
         raise DataError(
-            f"{args.encoder} holds no encoder.onnx: give a directory that `headwater pretrain` wrote"
+            "--social wants friends, and the log has none: give --graph FILE, a table of user_id, friend_id"
         )
-    found: Path = args.encoder
-    return found
+    return GraphConfig(seed=config.seed, threads=config.threads)

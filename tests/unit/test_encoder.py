@@ -174,4 +174,4 @@ def test_the_command_writes_an_encoder_in_int8(
     with pytest.raises(DataError, match=r"holds no BertModel with a config\.json"):
         main(["pretrain", *options[:4], "--from", str(tmp_path), "--out", str(tmp_path / "new")])
     with pytest.raises(DataError, match=r"holds no encoder\.onnx"):
-        main(["train", *options[:4], "--encoder", str(bert), "--out", str(tmp_path / "models")])
+        main(["train", *options[:4], "--text-encoder", str(bert), "--out", str(tmp_path / "models")])
