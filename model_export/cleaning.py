@@ -114,7 +114,9 @@ def _out_of_range(data: Interactions, types: EventTypes) -> NDArray[np.bool_]:
         if each.uses_value:
             low[each.code], high[each.code] = each.value_min, each.value_max
     # a value that is absent is stored as 0, which every type may have
-    return (data.value != 0) & ((data.value < low[data.type]) | (data.value > high[data.type]))
+    wrong: NDArray[np.bool_] = (data.value < low[data.type]) | (data.value > high[data.type])
+    wrong &= data.value != 0
+    return wrong
 
 
 def _once(data: Interactions, say: Callable[[str], None]) -> Interactions:

@@ -151,9 +151,8 @@ class _Pretraining:
         self.tokens = [tokens[row] for row in kept]
         self.categories = torch.from_numpy(np.ascontiguousarray(categories[kept], np.float32))
         with quiet():
-            bert = BertModel.from_pretrained(
-                source, local_files_only=True, attn_implementation="eager"
-            ).eval()
+            bert: Any = BertModel.from_pretrained(source, local_files_only=True, attn_implementation="eager")
+        bert.eval()
         self.rng = np.random.default_rng(config.seed)
         self.before = SentenceEncoder(copy.deepcopy(bert)).eval()  # what the geometry is kept to
         weights = sum(p.numel() for p in bert.parameters())

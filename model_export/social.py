@@ -245,7 +245,7 @@ class Meeting:
 
     def introduce(self, rest: Interactions) -> Interactions:
         """What comes after, each known user met first."""
-        return introduced(rest, self.now.any(1), self.type_code)
+        return introduced(rest, _known(self.now), self.type_code)
 
     @staticmethod
     def contents(texts: F32 | None, vectors: F32) -> F32:
@@ -271,8 +271,8 @@ def meet(past: Interactions, types: EventTypes, config: GraphConfig) -> Meeting:
         raise DataError("all events share one timestamp: there is no earlier half to introduce users from")
     now = graph_vectors(past, types, config)
     then = aligned(graph_vectors(half, types, config), now)
-    met = introduced(later, then.users.any(1), follow.code)
-    columns = {
+    met = introduced(later, _known(then.users), follow.code)
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(half, name), getattr(met, name)])
         for name in ("item", "type", "value", "timestamp_ms", "text", "weight")
     }
@@ -285,6 +285,11 @@ def meet(past: Interactions, types: EventTypes, config: GraphConfig) -> Meeting:
     return Meeting(log, then.users, now.users, follow.code)
 
 
+def _known(vectors: F32) -> NDArray[np.bool_]:
+    """(U,) who has a vector."""
+    return np.asarray(vectors.any(axis=1))
+
+
 def user_records(users: Sequence[str], vectors: F32, file: Path) -> None:
     """Write the users as records for `items`, one a line: never recommended, their content the graph's vector.
 
@@ -293,7 +298,7 @@ def user_records(users: Sequence[str], vectors: F32, file: Path) -> None:
     content = as_content(vectors)
     unfinished = file.with_name(f".{file.name}.unfinished")
     with unfinished.open("wb") as lines:
-        for row in np.flatnonzero(vectors.any(1)).tolist():
+        for row in np.flatnonzero(_known(vectors)).tolist():
             record = ItemRecord(
                 USER_ITEM + users[row], "", available=False, vectors={"content": content[row].tolist()}
             )

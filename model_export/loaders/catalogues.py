@@ -52,7 +52,7 @@ def item_of(row: Row, where: str) -> ItemRecord:
     wanted = next((name for name in _IDS if not is_empty(row.get(name))), "item_id")
     title = _first(row, _TITLES)
     year = _first(row, _YEARS)
-    named = next((row[name] for name in _CATEGORIES if not is_empty(row.get(name))), [])
+    named: Any = next((row[name] for name in _CATEGORIES if not is_empty(row.get(name))), [])
     price = row.get("price")
     return ItemRecord(
         id_of(row.get(wanted), where, wanted),

@@ -27,16 +27,16 @@ def read(path: Path, builder: InteractionsBuilder) -> None:
         labels = [label for label in dict.fromkeys((category, subcategory)) if label]
         builder.add_item(ItemRecord(news, title, text=abstract, categories=labels))
     impressions = []
-    for where, (_, user, time, history, shown, *_) in _fields(path / "behaviors.tsv", 5):
-        impressions.append((time_ms_of(time, where, "time"), user, history.split(), shown.split(), where))
+    for where, (_, user, time, before, shown, *_) in _fields(path / "behaviors.tsv", 5):
+        impressions.append((time_ms_of(time, where, "time"), user, before.split(), shown.split(), where))
     impressions.sort(key=lambda impression: impression[0])
     met: set[str] = set()
-    for time_ms, user, history, shown, where in impressions:
+    for time_ms, user, history, listed, where in impressions:
         if user not in met:
             met.add(user)
             for place, news in enumerate(history):
                 builder.add(user, news, "click", time_ms - (len(history) - place) * _MINUTE_MS)
-        for each in shown:
+        for each in listed:
             news, dash, clicked = each.rpartition("-")
             if not dash:  # the test set, which hides them
                 raise DataError(f"{where}: {each!r} does not say whether it was clicked, as {each}-1 would")

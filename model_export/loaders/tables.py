@@ -6,7 +6,7 @@ import csv
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import msgspec
 
@@ -44,9 +44,9 @@ def _separated(file: Path) -> tuple[Sequence[str], Iterable[Row]]:
     with open_text(file) as lines:
         header = lines.readline().rstrip("\r\n")
     separator = max(("\t", ",", ";", "|"), key=header.count)
-    quoting = (
-        csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    )  # a quote in a title is not the end of it
+    quoting: Literal[0, 3] = (
+        csv.QUOTE_NONE if separator == "	" else csv.QUOTE_MINIMAL
+    )  # a title may hold a quote
     names = next(csv.reader([header], delimiter=separator, quoting=quoting), [])
     names = [name.strip().partition(":")[0] for name in names]  # RecBole writes the type behind a colon
 

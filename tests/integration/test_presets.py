@@ -107,7 +107,17 @@ def test_a_preset_is_trained_and_streamed(
     follows = [event for event in events if event["type"] == "follow"]
     assert bool(follows) == (name == "social")
     options = write(tmp_path, past, items)
-    options += ["--text-encoder", str(encoder), "--epochs", "1", "--no-refit", "--hidden", "16", "--dim", "16"]
+    options += [
+        "--text-encoder",
+        str(encoder),
+        "--epochs",
+        "1",
+        "--no-refit",
+        "--hidden",
+        "16",
+        "--dim",
+        "16",
+    ]
     options += ["--social"] if name == "social" else []
     assert main(["train", "--preset", name, *options, "--out", str(tmp_path / "models")]) == 0
     artefact = Path(capsys.readouterr().out.strip().splitlines()[-1])
