@@ -42,7 +42,7 @@ class Batch:
     next_type: Tensor
     """(B, T) i64; 0 in the padding."""
     weight: Tensor
-    """(B, T) f32 weight of the next event's type."""
+    """(B, T) f32 what the next event counts."""
     consumed_at: Tensor
     """(B, N) i32 column at which the item was consumed, negative before the chunk, NEVER if it was not."""
     later: Tensor | None
@@ -94,9 +94,9 @@ class Batches:
         self._outlook, self._share = outlook, share
         self._histories = [history for history in histories if len(history) > 1]
         self._items, self._events, self._chunk = items, events, chunk
-        self._consumes, self._weights = np.zeros(32, np.bool_), np.zeros(32, np.float32)
+        self._consumes = np.zeros(32, np.bool_)
         for each in types:
-            self._consumes[each.code], self._weights[each.code] = each.consumes, each.weight
+            self._consumes[each.code] = each.consumes
 
     def epoch(self, rng: np.random.Generator) -> list[Sequence[_Chunk]]:
         """Batches still to be assembled, in random order; histories with ties are ordered anew."""
@@ -133,7 +133,7 @@ class Batches:
         shape = len(chunks), max(map(len, chunks))
         item, text, next_item = (np.full(shape, NONE, np.int64) for _ in range(3))
         kind, next_type = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        gap, value = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        gap, value, weight = (np.zeros(shape, np.float32) for _ in range(3))
         consumed_at = np.full((shape[0], self._items), NEVER, np.int32)
         later = np.full((*shape, self._later), NONE, np.int64)
         outlook: dict[str, NDArray[np.float32]] = {}
@@ -143,6 +143,7 @@ class Batches:
             item[row, :n], kind[row, :n] = history.item[inputs], history.type[inputs]
             gap[row, :n], value[row, :n] = history.gap[inputs], history.value[inputs]
             text[row, :n], next_type[row, :n] = history.text[inputs], history.type[targets]
+            weight[row, :n] = history.weight[targets]
             if chunk.first:
                 gap[row, 0] = 0  # the state starts here
             next_item[row, :n] = self._consume(consumed_at[row], chunk)
@@ -160,7 +161,7 @@ class Batches:
             text=torch.from_numpy(text),
             next_item=torch.from_numpy(next_item),
             next_type=torch.from_numpy(next_type),
-            weight=torch.from_numpy(self._weights[next_type]),
+            weight=torch.from_numpy(weight),
             consumed_at=torch.from_numpy(consumed_at),
             later=torch.from_numpy(later) if self._later else None,
             outlook={name: torch.from_numpy(found) for name, found in outlook.items()},

@@ -1,4 +1,4 @@
-"""`headwater train | tune | evaluate | export | verify`: the offline half of Headwater.
+"""`headwater train | tune | evaluate | export | verify`, and those of data_commands: the offline half of Headwater.
 
 Progress goes to stderr, results to stdout; `train` and `export` print the artefact's path last.
 """
@@ -6,19 +6,19 @@ Progress goes to stderr, results to stdout; `train` and `export` print the artef
 from __future__ import annotations
 
 import argparse
+import errno
 import json
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from model_export.event_log import CACHE, EVENT_COLUMNS, KAFKA, LogOptions, load_log
-from model_export.interactions import Interactions
+from model_export import presets
+from model_export.cleaning import describe_items, weigh_by_value
+from model_export.data_commands import add_commands, encoder_of, graph_of
+from model_export.log_options import add_log, read_event_types, read_log
 from model_export.training_options import add_training_options, training_config
-from streamer.core.event_types import EventTypes
 from streamer.errors import DataError
 
 WINDOW = 100
@@ -29,7 +29,15 @@ def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code. Raises HeadwaterError for what the user can mend."""
     args = parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Console], int] = args.run
-    return run(args, Console(stderr=True))
+    try:
+        return run(args, Console(stderr=True))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"the disk is full ({error}): make room, or name another folder with --out or --cache. "
+            "Nothing half-written was left where a worker could find it"
+        ) from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "headwater", description="Train, judge, export and verify models, offline."
     )
     commands = root.add_subparsers(required=True, metavar="COMMAND")
+    add_commands(commands)
     _add_train(commands)
     _add_tune(commands)
     _add_evaluate(commands)
@@ -91,9 +100,27 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--window",
         type=int,
-        default=WINDOW,
         metavar="N",
-        help="events of the behaviour window (default: %(default)s)",
+        help=f"events of the behaviour window (default: the preset's, else {WINDOW})",
+    )
+    train.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"event types, training and window of {', '.join(presets.names())}, or of a TOML file like theirs",
+    )
+    train.add_argument(
+        "--value-weight",
+        type=float,
+        metavar="X",
+        help="how much more a target counts that its user rated above the own mean (default: the preset's, else 0)",
+    )
+    train.add_argument(
+        "--social",
+        action="store_true",
+        help="introduce known users by what the graph of their friends and events says (a log with friends, or --graph)",
+    )
+    train.add_argument(
+        "--text-encoder", type=Path, metavar="DIR", help="of `headwater pretrain` (default: MiniLM)"
     )
     train.add_argument(
         "--tensorboard",
@@ -189,64 +216,32 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.set_defaults(run=run_evaluate)
 
 
-def add_log(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--data",
-        required=True,
-        metavar="LOG",
-        help=f"ml-100k, a RecBole or GroupLens folder, a .csv or .parquet file, or {KAFKA}HOST:PORT/TOPIC",
-    )
-    command.add_argument(
-        "--items",
-        metavar="FILE",
-        help="the catalogue of a .csv or .parquet log (.csv, .parquet, .jsonl), or of a topic (a topic)",
-    )
-    command.add_argument(
-        "--column",
-        action="append",
-        default=[],
-        metavar="NAME=COLUMN",
-        help=f"what a .csv or .parquet file calls {', '.join(EVENT_COLUMNS)}",
-    )
-    command.add_argument(
-        "--until",
-        metavar="P:OFFSET,…",
-        help="where each partition of a topic is taken to end (default: where it ends now)",
-    )
-    command.add_argument(
-        "--event-types",
-        type=Path,
-        metavar="FILE",
-        help="TOML file with [[event_types]], as the worker reads it",
-    )
-    command.add_argument(
-        "--cache",
-        type=Path,
-        default=CACHE,
-        metavar="DIR",
-        help="fetched data and the text encoder (default: %(default)s)",
-    )
-
-
 def run_train(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import train_and_export
     from model_export.slices import user_attributes
 
-    config = training_config(args)
+    preset = None if args.preset is None else presets.load(args.preset)
+    config = training_config(args, {} if preset is None else preset.training)
+    window, value_weight, types = args.window, args.value_weight, read_event_types(args.event_types)
+    if preset is not None:
+        window = preset.window if window is None else window
+        value_weight = preset.value_weight if value_weight is None else value_weight
+        types = types if args.event_types else preset.types
     if not 0 < args.until_fraction <= 1:
         raise DataError(f"--until-fraction is {args.until_fraction}: it must lie in (0, 1]")
-    types = read_event_types(args.event_types)
     attributes = None if args.users is None else user_attributes(args.users)
     data = read_log(args, types, console)
     past, rest = data.split(args.until_fraction, config.seed)
+    past = weigh_by_value(describe_items(past), types, value_weight or 0.0)
     path = train_and_export(
         past,
         rest,
         types,
         config,
         out=args.out,
-        window=args.window,
-        cache=args.cache,
+        window=WINDOW if window is None else window,
+        encoder=encoder_of(args.text_encoder, args.cache),
+        graph=graph_of(args.social, past, config),
         tensorboard=args.tensorboard,
         track=args.track,
         attributes=attributes,
@@ -258,12 +253,13 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
 
 def run_tune(args: argparse.Namespace, console: Console) -> int:
     from model_export.run import Prepared
+    from model_export.text_export import cached_encoder
     from model_export.tuning import DEFAULT_SPACE, tune
 
     config = training_config(args)
     types = read_event_types(args.event_types)
     past, _ = read_log(args, types, console).split(args.until_fraction, config.seed)
-    prepared = Prepared.of(past, args.cache, console)
+    prepared = Prepared.of(past, cached_encoder(args.cache), console)
     space = DEFAULT_SPACE if args.search is None else tuple(args.search.replace("-", "_").split(","))
     best = tune(
         prepared.data,
@@ -314,50 +310,3 @@ def run_verify(args: argparse.Namespace, console: Console) -> int:
         console.print(f"{what}: largest deviation {deviation:.1e}")
     print(f"{args.artefact} holds what its manifest says")
     return 0
-
-
-def read_log(args: argparse.Namespace, types: EventTypes, console: Console) -> Interactions:
-    options = LogOptions(_columns(args.column), args.items, _offsets(args.until), args.cache)
-    data = load_log(args.data, types, options, say=console.print)
-    days = (int(np.max(data.timestamp_ms)) - int(np.min(data.timestamp_ms))) / 86_400_000
-    console.print(
-        f"{len(data):,} events of {len(data.users):,} users on {len(data.items):,} items in {days:,.0f} days"
-    )
-    return data
-
-
-def _columns(given: Sequence[str]) -> dict[str, str]:
-    columns = {}
-    for each in given:
-        name, equals, column = each.partition("=")
-        if not equals or not column:
-            raise DataError(f"--column {each!r} is not NAME=COLUMN, as in --column user_id=uid")
-        columns[name] = column
-    return columns
-
-
-def _offsets(given: str | None) -> dict[int, int] | None:
-    if given is None:
-        return None
-    try:
-        return {
-            int(partition): int(offset)
-            for partition, _, offset in (each.partition(":") for each in given.split(","))
-        }
-    except ValueError as error:
-        raise DataError(
-            f"--until {given!r} is not PARTITION:OFFSET,…, as in --until 0:1200,1:1180"
-        ) from error
-
-
-def read_event_types(file: Path | None) -> EventTypes:
-    """Raises DataError for an unreadable file, SettingsError for a wrong table."""
-    if file is None:
-        return EventTypes.DEFAULT
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("event_types")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"cannot read event types from {file}: {error}") from error
-    if table is None:
-        raise DataError(f"{file} has no [[event_types]]: leave --event-types out, or list them there")
-    return EventTypes.from_table(table)

@@ -36,6 +36,10 @@ class Interactions:
     text: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Row of `texts` (n,), NONE where the event has no text; left empty it is filled with NONE."""
     texts: Sequence[str] = ()
+    weight: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(n,) what each event counts as a target of training; left empty, its type's weight."""
+    friends: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """(m, 2) pairs of users who follow each other, as rows of `users`; each pair once, the smaller row first."""
 
     def __post_init__(self) -> None:
         n = len(self.user)
@@ -43,8 +47,8 @@ class Interactions:
             raise DataError("the event log holds no usable event: check the path and the time span")
         if not len(self.text):
             object.__setattr__(self, "text", np.full(n, NONE, np.int64))
-        for name in ("item", "type", "value", "timestamp_ms", "text"):
-            if len(getattr(self, name)) != n:
+        for name in ("item", "type", "value", "timestamp_ms", "text", "weight"):
+            if len(getattr(self, name)) != n and (name != "weight" or len(self.weight)):
                 raise DataError(f"column {name!r} has {len(getattr(self, name))} rows, user has {n}")
 
     def __len__(self) -> int:
@@ -70,6 +74,7 @@ class Interactions:
             value=self.value[rows],
             timestamp_ms=self.timestamp_ms[rows],
             text=self.text[rows],
+            weight=self.weight[rows] if len(self.weight) else self.weight,
         )
 
     def in_time_order(self, seed: int) -> Interactions:
@@ -109,7 +114,8 @@ class Interactions:
     def digest(self) -> str:
         """sha256 of the events in their order and of the catalogue, 64 hex digits: which data a model was trained on."""
         digest = hashlib.sha256()
-        for column in (self.user, self.item, self.type, self.value, self.timestamp_ms, self.text):
+        columns = (self.user, self.item, self.type, self.value, self.timestamp_ms, self.text)
+        for column in (*columns, self.weight, self.friends):
             digest.update(np.ascontiguousarray(column).tobytes())
         for name in (*self.users, *self.texts):
             digest.update(name.encode() + b"\0")
@@ -121,9 +127,19 @@ class Interactions:
         """One history for each user who has events, in the order of the log."""
         order = np.argsort(self.user, kind="stable")
         starts = np.flatnonzero(np.diff(self.user[order], prepend=-1))
-        return [self._history(rows, types) for rows in np.split(order, starts[1:])]
+        weights = self.weights(types)
+        return [self._history(rows, types, weights) for rows in np.split(order, starts[1:])]
 
-    def _history(self, rows: NDArray[np.int64], types: EventTypes) -> History:
+    def weights(self, types: EventTypes) -> NDArray[np.float32]:
+        """(n,) what each event counts as a target of training."""
+        if len(self.weight):
+            return self.weight
+        by_code = np.zeros(32, np.float32)
+        for each in types:
+            by_code[each.code] = each.weight
+        return by_code[self.type]
+
+    def _history(self, rows: NDArray[np.int64], types: EventTypes, weights: NDArray[np.float32]) -> History:
         time_ms = self.timestamp_ms[rows]
         return History(
             rows=rows,
@@ -133,6 +149,7 @@ class Interactions:
             value=value_feature(self.value[rows], self.type[rows], types),
             text=self.text[rows],
             timestamp_ms=time_ms,
+            weight=weights[rows],
         )
 
 
@@ -147,6 +164,7 @@ class History:
     value: NDArray[np.float32]
     text: NDArray[np.int64]
     timestamp_ms: NDArray[np.int64]
+    weight: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.item)
@@ -161,6 +179,7 @@ class History:
             type=self.type[order],
             value=self.value[order],
             text=self.text[order],
+            weight=self.weight[order],
         )
 
 
@@ -168,12 +187,15 @@ class InteractionsBuilder:
     """Collects events one by one, in any order, into columns."""
 
     def __init__(self, types: EventTypes) -> None:
-        self._types = types
+        self.types = types
+        self.left_out: dict[str, int] = {}
+        """What a reader did not take → how often."""
         self._users: dict[str, int] = {}
         self._items: dict[str, int] = {}
         self._records: list[ItemRecord] = []
         self._texts: dict[str, int] = {}
         self._rows: list[tuple[int, int, int, float, int, int]] = []
+        self._friends: set[tuple[int, int]] = set()
 
     def add_item(self, record: ItemRecord) -> None:
         """A later record of the same item takes the place of the earlier one."""
@@ -191,18 +213,21 @@ class InteractionsBuilder:
         timestamp_ms: int,
         value: float | None = None,
         text: str | None = None,
+        target_user_id: str | None = None,
     ) -> None:
         """Raises DataError for an unknown event type. An item that is in no catalogue is known by its id alone."""
-        event_type = self._types.by_name.get(type)
+        if target_user_id is not None:
+            self.add_friend(user_id, target_user_id)
+        event_type = self.types.by_name.get(type)
         if event_type is None:
-            known = ", ".join(sorted(self._types.by_name))
-            raise DataError(f"unknown event type {type!r}: known are {known}")
+            known = ", ".join(sorted(self.types.by_name))
+            raise DataError(f"unknown event type {type!r}: known are {known}; add it with --event-types")
         if item_id is not None and item_id not in self._items:
             self.add_item(ItemRecord(item_id, ""))
         kept = text if event_type.uses_text and text else None
         self._rows.append(
             (
-                self._users.setdefault(user_id, len(self._users)),
+                self._user(user_id),
                 NONE if item_id is None else self._items[item_id],
                 event_type.code,
                 0.0 if value is None or value != value else value,
@@ -210,6 +235,19 @@ class InteractionsBuilder:
                 NONE if kept is None else self._texts.setdefault(kept, len(self._texts)),
             )
         )
+
+    def add_friend(self, user_id: str, friend_id: str) -> None:
+        """A pair of the social graph, in either direction; users need not have events."""
+        a, b = self._user(user_id), self._user(friend_id)
+        if a != b:
+            self._friends.add((min(a, b), max(a, b)))
+
+    def leave_out(self, what: str, times: int = 1) -> None:
+        if times:
+            self.left_out[what] = self.left_out.get(what, 0) + times
+
+    def _user(self, user_id: str) -> int:
+        return self._users.setdefault(user_id, len(self._users))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -230,6 +268,7 @@ class InteractionsBuilder:
             items=self._records,
             text=np.array(text, np.int64),
             texts=list(self._texts),
+            friends=np.array(sorted(self._friends), np.int64).reshape(-1, 2),
         )
 
 

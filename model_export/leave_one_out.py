@@ -47,8 +47,9 @@ def leave_one_out(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from model_export.commands import add_log, read_event_types, read_log
+    from model_export.log_options import add_log, read_event_types, read_log
     from model_export.run import encoded_texts
+    from model_export.text_export import cached_encoder
     from model_export.training_options import add_training_options, training_config
 
     parser = argparse.ArgumentParser("model_export.leave_one_out", description=__doc__.partition("\n")[0])
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     config, types = training_config(args), read_event_types(args.event_types)
     data = read_log(args, types, console).in_time_order(config.seed)
-    content, texts = encoded_texts(data, args.cache)
+    content, texts = encoded_texts(data, cached_encoder(args.cache))
 
     def watch(epoch: Epoch) -> None:
         console.print(

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from model_export.checkpoint import Checkpoint, version_of
+from model_export.encoder_files import quality_of
 from model_export.evaluating import (
     F32,
     Catalogue,
@@ -23,6 +24,7 @@ from model_export.export import export_artefact
 from model_export.interactions import NONE, Interactions
 from model_export.model_card import Card
 from model_export.slices import Attributes, Judgement, exposure, slices
+from model_export.social import GraphConfig, meet, user_records
 from model_export.text_export import cached_encoder, encode_catalogue
 from model_export.tracking import trackers
 from model_export.training import Trained, train
@@ -57,19 +59,17 @@ class Prepared:
     encoder: Path
 
     @classmethod
-    def of(cls, past: Interactions, cache: Path, console: Console) -> Prepared:
+    def of(cls, past: Interactions, encoder: Path, console: Console) -> Prepared:
         data = past.known_items_only()
         with busy(console, "encoding the items' texts"):
-            encoder = cached_encoder(cache)
-            contents, event_texts = encoded_texts(past, cache)
+            contents, event_texts = encoded_texts(past, encoder)
         encoded = dict(zip(past.item_ids, contents, strict=True))
         content = np.stack([encoded[item_id] for item_id in data.item_ids])
         return cls(data, content, encoded, event_texts, encoder)
 
 
-def encoded_texts(data: Interactions, cache: Path) -> tuple[F32, F32 | None]:
+def encoded_texts(data: Interactions, encoder: Path) -> tuple[F32, F32 | None]:
     """Text vectors of the items (N, 384), and of the events' texts (texts, 384) if there are any."""
-    encoder = cached_encoder(cache)
     content = encode_catalogue(list(map(item_text, data.items)), encoder_dir=encoder)
     return content, encode_catalogue(data.texts, encoder_dir=encoder) if data.texts else None
 
@@ -82,7 +82,8 @@ def train_and_export(
     *,
     out: Path,
     window: int,
-    cache: Path,
+    encoder: Path,
+    graph: GraphConfig | None = None,
     tensorboard: Path | None = None,
     track: Sequence[str] = (),
     attributes: Attributes | None = None,
@@ -91,10 +92,17 @@ def train_and_export(
     """Train on `past`, judge on `rest` (None: on nothing), and publish `out`/<version> with its checkpoint beside it.
 
     A model card goes to `out`/cards/<version>, TensorBoard's files to `tensorboard` or `out`/tensorboard. `attributes`: name
-    → user id → value, whose groups the card compares.
+    → user id → value, whose groups the card compares. With `graph`, known users are introduced by what the graph of friends
+    and events says of them; their records for `items` are written beside, too.
     """
-    prepared = Prepared.of(past, cache, console)
-    data = prepared.data
+    prepared = Prepared.of(past, encoder, console)
+    data, texts_then, texts_now = prepared.data, prepared.texts, prepared.texts
+    meeting = None
+    if graph is not None:
+        with busy(console, "convolving the graph of friends and events"):
+            meeting = meet(past, types, graph)
+        data = meeting.log.known_items_only()
+        texts_then, texts_now = (meeting.contents(prepared.texts, v) for v in (meeting.then, meeting.now))
     unfinished = out / UNFINISHED
     if unfinished.exists():
         console.print(f"{unfinished} is there: going on with that run if it is the same one")
@@ -106,14 +114,16 @@ def train_and_export(
             prepared.content,
             types,
             config,
-            texts=prepared.texts,
+            texts=texts_then,
             window=window,
             state=unfinished,
             watch=screen.watch,
             advance=screen.advance,
         )
         screen.ended(trained.epochs)
-    metrics = {f"validation_{name}": value for name, value in trained.validation.items()}
+    metrics = quality_of(encoder) | {
+        f"validation_{name}": value for name, value in trained.validation.items()
+    }
     card = Card(
         version=version_of(trained.model),
         config=config,
@@ -126,7 +136,8 @@ def train_and_export(
     )
     if rest is not None:
         contents = np.stack([prepared.of_item[item_id] for item_id in rest.item_ids])
-        judged = _judge_torch(trained, contents, prepared.texts, past, rest, types, attributes, console)
+        rest = rest if meeting is None else meeting.introduce(rest)
+        judged = _judge_torch(trained, contents, texts_now, past, rest, types, attributes, console)
         metrics |= _flat(judged.report) | judged.exposure
         card = replace(card, judgement=judged)
     checkpoint = Checkpoint(
@@ -143,6 +154,8 @@ def train_and_export(
     sequences = real_windows(trained, types, window)
     path = export_checkpoint(checkpoint, out, encoder=prepared.encoder, sequences=sequences, console=console)
     checkpoint.save(out / f"{checkpoint.version}.pt")
+    if meeting is not None:
+        user_records(past.users, meeting.now, out / f"{checkpoint.version}.users.jsonl")
     written = card.write(out / CARDS / card.version)
     unfinished.unlink(missing_ok=True)
     console.print(f"trained in {trained.seconds:.0f} s; model card: {written}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from model_export.training_config import TrainingConfig
+from streamer.errors import DataError
 
 OPTIONS = {
     "encoder": "of users: gru (one step per event) or transformer (replays the window for each)",
@@ -64,7 +67,12 @@ def add_training_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def training_config(args: argparse.Namespace) -> TrainingConfig:
-    """Raises DataError for a value that cannot be."""
+def training_config(args: argparse.Namespace, preset: Mapping[str, Any] | None = None) -> TrainingConfig:
+    """The options given, over what a preset says. Raises DataError for a value that cannot be, and for unknown fields."""
+    chosen = dict(preset or {})
+    unknown = sorted(chosen.keys() - {each.name for each in fields(TrainingConfig)})
+    if unknown:
+        raise DataError(f"[training] of the preset: {unknown[0]!r} is no field of TrainingConfig")
     names = (*OPTIONS, "refit")
-    return TrainingConfig(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return TrainingConfig(**{**chosen, **given})

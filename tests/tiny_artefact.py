@@ -37,7 +37,7 @@ def build(
 
     `bert`: a directory with a BertModel of hidden size 384 and its tokenizer.json; by default a random one of one layer.
     """
-    encoder_dir = export_encoder(_tiny_bert(out / ".bert") if bert is None else bert, out / ".encoder")
+    encoder_dir = export_encoder(tiny_bert(out / ".bert") if bert is None else bert, out / ".encoder")
     content = TextEncoder.open(encoder_dir).encode(item_texts(items))
     model = random_model(content, seed=seed, hidden=hidden, dim=dim, encoder=encoder)
     return export_artefact(
@@ -82,7 +82,7 @@ def random_model(
     return model.eval()
 
 
-def _tiny_bert(folder: Path) -> Path:
+def tiny_bert(folder: Path) -> Path:
     """Random weights, always the same; letters and a few words as vocabulary."""
     from transformers import BertConfig, BertModel  # imports for seconds
 

@@ -47,6 +47,9 @@ COMMANDS = (
 )
 
 TRAINER = {
+    "preset": "print a domain's event types and settings",
+    "weights": "learn the weights of event types from a log",
+    "pretrain": "adapt the text encoder to a catalogue and its reviews",
     "train": "train a model on an event log",
     "tune": "search for better training options",
     "evaluate": "rank with a trained model and compare it with baselines",
@@ -60,6 +63,7 @@ EXTRA_OF = {
     "transformers": "train",
     "onnx": "train",
     "onnxscript": "train",
+    "peft": "train",
     "pyarrow": "train",
     "tensorboard": "train",
     "optuna": "train",

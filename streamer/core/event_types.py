@@ -166,6 +166,7 @@ EventTypes.DEFAULT = DEFAULT = EventTypes(
         EventType("play", 14, 0.6, consumes=True),
         EventType("skip", 15, 0.1),
         EventType("impression", 16, 0.05),
+        EventType("tag", 17, 0.7, explicit=True, uses_text=True),
     )
 )
 """The types that Headwater knows without any configuration. Add, never renumber."""

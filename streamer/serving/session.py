@@ -41,6 +41,7 @@ class Session:
             {a.name: _tensor(a.type, a.shape) for a in session.get_outputs()},
         )
         self.outputs = tuple(self.tensors.outputs)
+        self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
 
     def run(self, feeds: Mapping[str, Array | ort.OrtValue]) -> list[Array]:
         """Outputs in the order of `outputs`. Contiguous inputs are read in place; outputs are new arrays."""

@@ -165,7 +165,9 @@ class Deployment:
         )
         champion = Champion(model, catalogue.snapshot(model), Popularity(10**9), settings.event_types)
         decoder = EventDecoder(settings.event_types, Partitioner("murmur2"), settings.partitions)
-        options = StateOptions(settings.window, int(settings.grace_s * 1000), Decay())
+        short_s, long_s = settings.interest_half_life_short_s, settings.interest_half_life_long_s
+        decay = Decay(int(short_s * 1000), int(long_s * 1000))
+        options = StateOptions(settings.window, int(settings.grace_s * 1000), decay)
         recommend = Recommend("profiles", "recommendations", False, settings.top_k, settings.exclude_seen)
         texts: Any = Texts(self.artefact)
         return Ingest(

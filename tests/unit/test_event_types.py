@@ -16,7 +16,7 @@ def test_default_codes_are_those_in_stored_records() -> None:
     assert {each.name: each.code for each in EventTypes.DEFAULT} == {
         "view": 1, "click": 2, "dwell": 3, "search": 4, "cart": 5, "purchase": 6, "rating": 7, "favourite": 8,
         "review": 9, "share": 10, "follow": 11, "like": 12, "comment": 13, "play": 14, "skip": 15,
-        "impression": 16,
+        "impression": 16, "tag": 17,
     }  # fmt: skip
 
 
@@ -25,8 +25,8 @@ def test_default_roles() -> None:
         return {each.name for each in EventTypes.DEFAULT if getattr(each, field)}
 
     assert named("consumes") == {"purchase", "rating", "favourite", "review", "play"}
-    assert named("explicit") == {"purchase", "rating", "favourite", "review", "like"}
-    assert named("uses_text") == {"search", "review", "comment"}
+    assert named("explicit") == {"purchase", "rating", "favourite", "review", "like", "tag"}
+    assert named("uses_text") == {"search", "review", "comment", "tag"}
     assert named("uses_value") == {"dwell", "rating", "review"}
     assert named("needs_target") == {"follow"}
 

@@ -107,7 +107,11 @@ def test_a_log_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         load_log(str(tmp_path / "nothing"), TYPES)
     with pytest.raises(DataError, match="names no topic"):
         load_log("kafka://localhost:9092", TYPES)
-    with pytest.raises(DataError, match=r"exactly one \.inter file \(found: none\)"):
+    with pytest.raises(DataError, match=r"is no log that can be read: .* a folder of Last\.fm-2K"):
+        load_log(str(tmp_path), TYPES)
+    for name in "ab":
+        (tmp_path / f"{name}.inter").touch()
+    with pytest.raises(DataError, match=r"exactly one \.inter file \(found: a\.inter, b\.inter\)"):
         load_log(str(tmp_path), TYPES)
 
 

@@ -19,7 +19,18 @@ from streamer.log_lines import BrokerWatch, JsonLines, Ration, reachable
 from streamer.settings import Settings
 from streamer.transport.local_broker import free_port
 
-UNITS = ("_seconds", "_bytes", "_events", "_records", "_items", "_info", "_ratio", "_queue", "_assigned", "_ready")
+UNITS = (
+    "_seconds",
+    "_bytes",
+    "_events",
+    "_records",
+    "_items",
+    "_info",
+    "_ratio",
+    "_queue",
+    "_assigned",
+    "_ready",
+)
 
 
 @pytest.fixture
