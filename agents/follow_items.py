@@ -27,7 +27,8 @@ class FollowItems:
 
     def __init__(self, executor: Executor, on_snapshot: Callable[[Model, CatalogueSnapshot], None]) -> None:
         self._executor, self._on_snapshot = executor, on_snapshot
-        self._catalogue = Catalogue()
+        self._catalogue = Catalogue(on_rebuilt=self._rebuilt)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._model: Model | None = None
         self._dirty = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -46,9 +47,14 @@ class FollowItems:
         self._catalogue.apply(changes)
         self._dirty.set()
 
+    def _rebuilt(self) -> None:
+        """An index was built anew, in its own thread: the next snapshot takes it."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._dirty.set)
+
     async def bind(self, model: Model) -> None:
         """Build the snapshot of this model at once (start of the worker)."""
-        self._model = model
+        self._model, self._loop = model, asyncio.get_running_loop()
         await self._rebuild()
 
     def rebind(self, model: Model) -> None:

@@ -141,7 +141,8 @@ class Ingest:
         put_off = lagging and self._put_off.may(now_s)
         batches = Batch.join(work)
         for batch in batches:
-            self._absorb(batch, deliveries, put_off)
+            if batch.size:
+                self._absorb(batch, deliveries, put_off)
             telemetry.BATCH_EVENTS.observe(batch.size)
             if put_off:
                 for partition, users in batch.by_partition():

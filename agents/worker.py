@@ -53,7 +53,7 @@ class Worker:
         self.settings = settings
         self.executor = ThreadPoolExecutor(1, "compute")
         self.loader = ThreadPoolExecutor(1, "loader")
-        self.device = choose_device(settings.device)
+        self.device = choose_device(settings.device, half=settings.half_precision)
         self.popularity = Popularity(int(settings.popularity_half_life_s * 1000))
         self.champion: Champion | None = None
         self.app = self._app()

@@ -99,6 +99,9 @@ class Settings:
         default="auto", metadata=_by(values.one_of("auto", "cpu", "cuda"))
     )
 
+    half_precision: bool = field(default=False, metadata=_by(values.truth))
+    """On CUDA: score items in half precision; how much of the exact top 20 that keeps is measured and logged at load."""
+
     # What it says
     metrics_port: int = field(default=9464, metadata=_by(values.whole(0, 65_535)))
     """0 = no metrics."""

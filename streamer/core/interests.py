@@ -56,18 +56,16 @@ def add(
     result = interests.copy()
     owner = np.repeat(np.arange(len(result)), runs.lengths)
     slots, settled = _settle(result["label"], owner, labels)
-    for rows, change in (
-        (np.flatnonzero(settled[owner]), _add_settled),
-        (np.flatnonzero(~settled[owner]), _add),
-    ):
-        if rows.size:
-            change(
-                result,
-                Runs.of(owner[rows]),
-                (kept_short[rows], kept_long[rows]),
-                (new_short[rows], new_long[rows]),
-                slots[rows] if change is _add_settled else labels[rows],
-            )
+    for some in (True, False):
+        rows = np.flatnonzero(settled[owner] == some)
+        if not rows.size:
+            continue
+        theirs = Runs.of(owner[rows])
+        kept, new = (kept_short[rows], kept_long[rows]), (new_short[rows], new_long[rows])
+        if some:
+            _add_settled(result, theirs, kept, new, slots[rows])
+        else:
+            _add(result, theirs, kept, new, labels[rows])
     last = runs.starts + runs.lengths - 1
     return result, np.maximum(before[last], event_time_ms[last])
 

@@ -51,7 +51,8 @@ class Runs:
         """The highest time (n,) before each event in its run, the run's `first` (U,) counted in; none below 0."""
         number = np.repeat(np.arange(len(self.starts)), self.lengths) << _TIME_BITS
         highest = np.maximum.accumulate(number + self.before(first, times).clip(0))
-        return highest - number
+        result: NDArray[np.int64] = highest - number
+        return result
 
     def rounds(self) -> Iterator[tuple[int, Rows]]:
         """How many users' runs have an r-th event, and where it lies in the runs' order: users by falling length (see
