@@ -1,0 +1,332 @@
+"""An event log as the benchmark judges it: cleaned, in time order, ties shuffled, people and items as rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from benchmarks.quality.reading import first_column, read_columns
+from benchmarks.quality.times import joined, milliseconds
+from streamer.core.event_types import EventType, EventTypes
+from streamer.core.protocol import ItemRecord
+from streamer.datasets import split_at, time_order
+from streamer.errors import DataError
+
+Rows = NDArray[np.int64]
+
+MISSING = ("", "nan", "none", "null", "na", "n/a", "<na>", "nat", "\\n")
+LATEST_MS = 4_000_000_000_000
+"""2096: later time stamps are taken for wrong ones."""
+CROWD_SHARE, CROWD_USERS = 0.1, 200
+"""A user id with a tenth of the events of a log with many users is no person but what unknown visitors are put down to."""
+MAX_EVENTS = 1_000_000
+"""Of a longer log the last ones are taken, so that a run ends."""
+MIN_EVENTS = 20
+OWN_CODES = range(17, 32)
+"""Codes of event types that Headwater does not know by default; 0 to 16 are taken."""
+SYNONYMS = {
+    "transaction": "purchase",
+    "buy": "purchase",
+    "order": "purchase",
+    "addtocart": "cart",
+    "add_to_cart": "cart",
+    "basket": "cart",
+    "pv": "view",
+    "pageview": "view",
+    "clk": "click",
+    "fav": "favourite",
+    "favorite": "favourite",
+    "rate": "rating",
+    "listen": "play",
+    "watch": "play",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which file, and what it calls what. `time` may be several columns, separated by commas."""
+
+    events: Path
+    user: str
+    item: str
+    time: str | None
+    type: str | None = None
+    value: str | None = None
+    items: Path | None = None
+    item_text: tuple[str, ...] = ()
+    graph: Path | None = None
+
+
+@dataclass(frozen=True)
+class Log:
+    """n events in time order. `user` and `item` are rows of `users` and `items` (N)."""
+
+    user: Rows
+    item: Rows
+    type: NDArray[np.uint8]
+    value: NDArray[np.float32]
+    """NaN where the event has none."""
+    time_ms: Rows
+    users: int
+    items: list[ItemRecord]
+    """Named by their row; title: the item's text."""
+    has_text: bool
+    types: EventTypes
+    notes: tuple[str, ...]
+    """What was left out or assumed, one sentence each."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: slice | Rows) -> Log:
+        return replace(
+            self,
+            user=self.user[rows],
+            item=self.item[rows],
+            type=self.type[rows],
+            value=self.value[rows],
+            time_ms=self.time_ms[rows],
+        )
+
+    def repeats(self) -> bool:
+        """Whether any user meets an item twice: then what was consumed may come again, and nothing is masked."""
+        pairs = self.user * len(self.items) + self.item
+        return len(np.unique(pairs)) < len(pairs)
+
+    def split(self, fraction: float) -> int:
+        """How many events train; a moment is never cut in two. Raises DataError when a side would be empty."""
+        cut = split_at(self.time_ms, fraction)
+        if cut == 0:  # the first moment is larger than the share: it trains as a whole
+            cut = int(np.searchsorted(self.time_ms, self.time_ms[0], side="right"))
+        if cut >= len(self):
+            raise DataError(
+                "all events carry the same time stamp: a log without an order in time is no prequential evidence, "
+                "judge it with --protocol leave-one-out"
+            )
+        return cut
+
+    def masked(self, consumes: bool) -> Log:
+        """The same log, with types of which all or none keep their items from coming again."""
+        return replace(self, types=EventTypes([replace(each, consumes=consumes) for each in self.types]))
+
+
+def load(source: Source, seed: int, *, max_events: int = MAX_EVENTS) -> Log:
+    """Read, clean and order a log. Raises DataError with what to mend."""
+    frame, notes = _events(source)
+    frame, more = _cleaned(frame, max_events)
+    notes += more
+    types, codes = _types(frame["type"] if source.type else None, frame["value"] if source.value else None)
+    user, item = (frame[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
+    items, has_text, said = _items(source, frame["item"].unique().sort().to_list())
+    order = time_order(frame["time"].to_numpy(), seed)
+    return Log(
+        user=user[order],
+        item=item[order],
+        type=codes[order],
+        value=_values(frame, bool(source.value))[order],
+        time_ms=frame["time"].to_numpy().astype(np.int64)[order],
+        users=int(user.max()) + 1,
+        items=items,
+        has_text=has_text,
+        types=types,
+        notes=(*notes, *said),
+    )
+
+
+def _events(source: Source) -> tuple[pl.DataFrame, list[str]]:
+    wanted = {"user": source.user, "item": source.item}
+    wanted |= {name: column for name in ("type", "value") if (column := getattr(source, name)) is not None}
+    times = _time_columns(source)
+    found = read_columns(source.events, list(dict.fromkeys([*wanted.values(), *times])))
+    columns = {name: found[column].alias(name) for name, column in wanted.items()}
+    notes = []
+    if times:
+        raw = found[times[0]] if len(times) == 1 else joined(found, times)
+        columns["time"], unit = milliseconds(raw)
+        notes.append(f"{source.time} read as {unit}")
+    else:
+        columns["time"] = pl.Series("time", np.arange(len(found), dtype=np.int64))
+    nothing = pl.Series("type", [None] * len(found), dtype=pl.String)
+    columns["type"] = _ids(columns["type"]) if "type" in columns else nothing
+    columns["value"] = columns.get("value", nothing).cast(pl.Float64, strict=False)
+    columns |= {name: _ids(columns[name]) for name in ("user", "item")}
+    return pl.DataFrame([column.alias(name) for name, column in columns.items()]), notes
+
+
+def _time_columns(source: Source) -> list[str]:
+    if source.time is None:
+        return []
+    return [name.strip() for name in source.time.split(",")]
+
+
+def _ids(column: pl.Series) -> pl.Series:
+    """Ids as text: 17850.0 is 17850, blanks around are cut, and what means "nothing" is null."""
+    if column.dtype.is_float():
+        whole = (
+            column.drop_nulls().is_finite().all()
+            and (column.drop_nulls() == column.drop_nulls().round(0)).all()
+        )
+        column = column.cast(pl.Int64, strict=False) if whole else column
+    if column.dtype == pl.Binary:
+        column = column.cast(pl.String, strict=False)
+    try:
+        text = column.cast(pl.String, strict=False).str.strip_chars()
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"column {column.name!r} holds {column.dtype}, which is no id: name another column"
+        ) from error
+    return text.set(text.str.to_lowercase().is_in(MISSING).fill_null(True), None)
+
+
+def _cleaned(frame: pl.DataFrame, max_events: int) -> tuple[pl.DataFrame, list[str]]:
+    notes: list[str] = []
+
+    def left(what: pl.DataFrame, why: str) -> pl.DataFrame:
+        nonlocal frame
+        gone = len(frame) - len(what)
+        if gone:
+            notes.append(f"{gone:,} events left out: {why}")
+        frame = what
+        return what
+
+    if not len(frame):
+        raise DataError("the log holds no event")
+    left(frame.drop_nulls(["user", "item", "time"]), "user, item or time is missing or cannot be read")
+    left(frame.filter(pl.col("time").is_between(0, LATEST_MS)), "their time lies before 1970 or after 2096")
+    left(
+        frame.unique(["user", "item", "time", "type"], maintain_order=True),
+        "another has the same user, item, time and type",
+    )
+    if len(frame):
+        users = frame["user"].value_counts(sort=True)
+        if len(users) >= CROWD_USERS and users["count"][0] >= CROWD_SHARE * len(frame):
+            name = users["user"][0]
+            left(
+                frame.filter(pl.col("user") != name),
+                f"user {name!r} has {users['count'][0] / len(frame):.0%} of all events, so it stands for unknown visitors",
+            )
+    if len(frame) > max_events:
+        left(
+            frame.sort("time", maintain_order=True).tail(max_events),
+            f"only the last {max_events:,} are judged",
+        )
+    if len(frame) < MIN_EVENTS:
+        why = "; ".join(notes) or "the file holds no more"
+        raise DataError(
+            f"{len(frame)} usable events are too few to judge anything (at least {MIN_EVENTS}): {why}"
+        )
+    if frame["user"].n_unique() < 2 or frame["item"].n_unique() < 2:
+        raise DataError(
+            f"the log has {frame['user'].n_unique()} user(s) and {frame['item'].n_unique()} item(s): "
+            "there is nothing to choose between; check which columns are named as --user and --item"
+        )
+    return frame, notes
+
+
+def _types(names: pl.Series | None, values: pl.Series | None) -> tuple[EventTypes, NDArray[np.uint8]]:
+    """The table of event types, and the code of each event (n,). Rows without a type count as views."""
+    if names is None:
+        if values is None or not values.is_not_null().any():
+            view = EventTypes.DEFAULT.by_name["view"]
+            return EventTypes([replace(view, weight=1.0)]), np.full(
+                _length(values, names), view.code, np.uint8
+            )
+        rated = replace(EventTypes.DEFAULT.by_name["rating"], **_bounds(values))
+        return EventTypes([rated]), np.full(len(values), rated.code, np.uint8)
+    plain = names.fill_null("view").str.to_lowercase()
+    counted = plain.value_counts(sort=True)[plain.name].to_list()
+    free = list(OWN_CODES)
+    table: dict[int, EventType] = {}
+    code_of: dict[str, int] = {}
+    for name in counted:
+        known = EventTypes.DEFAULT.by_name.get(SYNONYMS.get(name, name))
+        if known is not None:
+            table[known.code] = replace(known, needs_target=False, uses_text=False)
+            code_of[name] = known.code
+        elif len(free) > 1 or name == counted[-1]:
+            code = free.pop(0)
+            table[code] = EventType(_type_name(name, code), code, 0.5)
+            code_of[name] = code
+        else:  # the rarest share the last code
+            code_of[name] = free[0]
+            table.setdefault(free[0], EventType("other", free[0], 0.3))
+    if values is not None and values.is_not_null().any():
+        bounds = _bounds(values)
+        table = {code: replace(each, uses_value=True, **bounds) for code, each in table.items()}
+    else:
+        table = {code: replace(each, uses_value=False) for code, each in table.items()}
+    return EventTypes(table.values()), np.array([code_of[name] for name in plain.to_list()], np.uint8)
+
+
+def _length(*columns: pl.Series | None) -> int:
+    return next((len(column) for column in columns if column is not None), 0)
+
+
+def _type_name(name: str, code: int) -> str:
+    cleaned = re.sub(r"[^a-z0-9_.-]", "-", name)[:50].strip("-")
+    return f"t{code}-{cleaned}" if cleaned else f"t{code}"
+
+
+def _bounds(values: pl.Series) -> dict[str, float | bool]:
+    """The range of a value: what a few outliers have is cut to it (`_values`)."""
+    there = values.filter(values.is_finite().fill_null(False))
+    low, high = float(there.quantile(0.005) or 0.0), float(there.quantile(0.995) or 0.0)
+    return {"uses_value": True, "value_min": low, "value_max": high if high > low else low + 1.0}
+
+
+def _values(frame: pl.DataFrame, there: bool) -> NDArray[np.float32]:
+    if not there:
+        return np.full(len(frame), np.nan, np.float32)
+    values = frame["value"]
+    values = values.set(~values.is_finite().fill_null(False), None)
+    if not values.is_not_null().any():
+        return np.full(len(frame), np.nan, np.float32)
+    bounds = _bounds(values)
+    cut = values.clip(float(bounds["value_min"]), float(bounds["value_max"]))
+    return cut.cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()
+
+
+def _items(source: Source, ids: Sequence[str]) -> tuple[list[ItemRecord], bool, list[str]]:
+    """The catalogue: items of the log, in the order of `ids`, then those that only the items' file knows."""
+    texts: dict[str, str] = {}
+    if source.items is not None:
+        texts = _texts(source)
+    matched = sum(item_id in texts for item_id in ids)
+    notes = []
+    if source.items is not None:
+        notes.append(f"{matched:,} of {len(ids):,} items have a row in {source.items.name}")
+        if not matched:
+            raise DataError(
+                f"no item of {source.events.name} is in {source.items.name}: its id column must be named {source.item!r}, "
+                "or be its first column"
+            )
+    records = [ItemRecord(str(row), texts.get(item_id, "")) for row, item_id in enumerate(ids)]
+    return records, any(record.title for record in records), notes
+
+
+def _texts(source: Source) -> dict[str, str]:
+    """Id → text of the items' file. Its id column is called as in the log, or else is the first of the file."""
+    assert source.items is not None
+    if not source.item_text:
+        raise DataError("--items needs --item-text COLS: which columns hold titles and descriptions")
+    try:
+        frame = read_columns(source.items, [source.item, *source.item_text])
+        key = source.item
+    except DataError:
+        key = first_column(source.items)
+        frame = read_columns(source.items, list(dict.fromkeys([key, *source.item_text])))
+    ids = _ids(frame[key])
+    parts = [
+        frame[name].cast(pl.String, strict=False).fill_null("").str.strip_chars() for name in source.item_text
+    ]
+    texts: dict[str, str] = {}
+    for item_id, *words in zip(ids.to_list(), *(part.to_list() for part in parts), strict=True):
+        if item_id is not None and item_id not in texts:
+            texts[item_id] = ". ".join(word for word in words if word)[:4000]
+    return texts

@@ -1,0 +1,163 @@
+"""A model trained by `model_export` with its default settings, exported and verified; what is cut is cut to a budget of time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from benchmarks.quality.log import Log
+from model_export.checkpoint import Checkpoint, version_of
+from model_export.interactions import Interactions
+from model_export.run import export_checkpoint
+from model_export.text_export import cached_encoder
+from model_export.training import Trained, TrainingConfig, train
+from streamer.core.item_text import item_text
+from streamer.core.manifest import CONTENT_DIM
+from streamer.serving.text_encoder import TextEncoder
+from streamer.settings import Settings
+
+F32 = NDArray[np.float32]
+
+PROBE_EVENTS = 6_000
+"""Trained once, to know what an event costs here."""
+FULL_PASSES = 18
+"""Passes over the events that the default settings may take: 12 epochs with validation, then the best number again."""
+FEWEST_EPOCHS = 3
+MOST_ITEMS = 50_000
+"""That a model may know: its softmax is dense."""
+TEXTS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds of one core."""
+
+    encoding_s: float
+    training_s: float
+    retraining_s: float
+
+    @classmethod
+    def of(cls, quick: bool) -> Budget:
+        return cls(15, 20, 10) if quick else cls(60, 120, 40)
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported model and what is known about how it came about."""
+
+    artefact: Path
+    trained: Trained
+    config: TrainingConfig
+    notes: tuple[str, ...]
+
+
+def contents(log: Log, budget_s: float) -> tuple[F32, tuple[str, ...]]:
+    """(N, 384) vectors of the items' texts, the most frequent items' first; those of no text where the budget ends."""
+    encoder = TextEncoder.open(cached_encoder())
+    texts = list(map(item_text, log.items))
+    counts = np.bincount(log.item, minlength=len(texts))
+    order = list(dict.fromkeys(texts[row] for row in np.argsort(-counts, kind="stable").tolist()))
+    vectors = {"": encoder.encode([""])[0]}
+    until = time.perf_counter() + budget_s
+    for first in range(0, len(order), TEXTS_AT_A_TIME):
+        if time.perf_counter() > until:
+            notes = (
+                f"{len(order) - first:,} of {len(order):,} texts of items were left unread: {budget_s:.0f} s were over",
+            )
+            return _stacked(texts, vectors), notes
+        some = order[first : first + TEXTS_AT_A_TIME]
+        vectors |= dict(zip(some, encoder.encode(some), strict=True))
+    return _stacked(texts, vectors), ()
+
+
+def _stacked(texts: list[str], vectors: dict[str, F32]) -> F32:
+    nothing = vectors[""]
+    stacked = np.empty((len(texts), CONTENT_DIM), np.float32)
+    for row, text in enumerate(texts):
+        stacked[row] = vectors.get(text, nothing)
+    return stacked
+
+
+def interactions(log: Log) -> Interactions:
+    """The log as the trainer reads it."""
+    return Interactions(
+        user=log.user,
+        item=log.item,
+        type=log.type,
+        value=np.nan_to_num(log.value),
+        timestamp_ms=log.time_ms,
+        users=[str(user) for user in range(log.users)],
+        items=log.items,
+    )
+
+
+def fit(
+    log: Log, content: F32, budget_s: float, seed: int
+) -> tuple[Trained, TrainingConfig, tuple[str, ...]]:
+    """Train on all of `log` with default settings, or on as much and as often as the budget allows."""
+    log, notes = _most_frequent_items(log)
+    config = replace(TrainingConfig(), seed=seed)
+    rate = _seconds_per_event(log, content, config)
+    passes = budget_s / (rate * len(log))
+    if passes < FULL_PASSES:
+        if passes < FEWEST_EPOCHS:
+            kept = max(int(len(log) * passes / FEWEST_EPOCHS), min(len(log), PROBE_EVENTS))
+            log, epochs, refit = log.take(slice(len(log) - kept, None)), FEWEST_EPOCHS, False
+        elif passes < 3 * FEWEST_EPOCHS:
+            epochs, refit = int(passes), False
+        else:
+            epochs, refit = int(passes / 2), True
+        config = replace(config, epochs=epochs, refit=refit, validation_fraction=0.1 if refit else 0.0)
+        notes += (
+            f"trained on {len(log):,} events for {epochs} epochs{' and once more' if refit else ''}: {budget_s:.0f} s allow no more",
+        )
+    data = interactions(log).known_items_only()
+    rows = np.array([int(item_id) for item_id in data.item_ids])
+    return train(data, content[rows], log.types, config), config, notes
+
+
+def export(trained: Trained, config: TrainingConfig, out: Path, notes: tuple[str, ...]) -> Model:
+    """The artefact, verified, as `headwater train` leaves it."""
+    checkpoint = Checkpoint(
+        model=trained.model,
+        version=version_of(trained.model),
+        item_ids=trained.data.item_ids,
+        popularity=trained.data.popularity,
+        head_labels=trained.head_labels,
+        metrics={f"validation_{name}": value for name, value in trained.validation.items()},
+        seed=config.seed,
+        data_hash=trained.data.digest(),
+        window=Settings().window,
+    )
+    path = export_checkpoint(
+        checkpoint, out, encoder=cached_encoder(), console=Console(stderr=True, quiet=True)
+    )
+    return Model(path, trained, config, notes)
+
+
+def _most_frequent_items(log: Log) -> tuple[Log, tuple[str, ...]]:
+    counts = np.bincount(log.item, minlength=len(log.items))
+    if np.count_nonzero(counts) <= MOST_ITEMS:
+        return log, ()
+    kept = np.zeros(len(counts), bool)
+    kept[np.argsort(-counts, kind="stable")[:MOST_ITEMS]] = True
+    note = f"the model knows the {MOST_ITEMS:,} most frequent of {np.count_nonzero(counts):,} items"
+    return log.take(np.flatnonzero(kept[log.item])), (note,)
+
+
+def _seconds_per_event(log: Log, content: F32, config: TrainingConfig) -> float:
+    """Of one pass, over all items."""
+    probe = log.take(slice(max(len(log) - PROBE_EVENTS, 0), None))
+    data = interactions(probe).known_items_only()
+    rows = np.array([int(item_id) for item_id in data.item_ids])
+    once = replace(config, epochs=1, refit=False, validation_fraction=0.0)
+    started = time.perf_counter()
+    train(data, content[rows], log.types, once)
+    rate = (time.perf_counter() - started) / len(probe)
+    items = np.count_nonzero(np.bincount(log.item))
+    return rate * (500 + items) / (500 + len(rows))
