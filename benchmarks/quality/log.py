@@ -94,6 +94,11 @@ class Log:
             time_ms=self.time_ms[rows],
         )
 
+    def of_users(self, row: Rows) -> Log:
+        """Events of the users with a row (users,), by which they are then called; -1: left out."""
+        rows = np.flatnonzero(row[self.user] >= 0)
+        return replace(self.take(rows), user=row[self.user[rows]], users=int(row.max()) + 1)
+
     def repeats(self) -> bool:
         """Whether any user meets an item twice: then what was consumed may come again, and nothing is masked."""
         pairs = self.user * len(self.items) + self.item

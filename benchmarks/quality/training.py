@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.quality.log import Log
+from benchmarks.quality.log import MAX_EVENTS, Log
 from model_export.checkpoint import Checkpoint, version_of
 from model_export.interactions import Interactions
 from model_export.run import export_checkpoint
@@ -18,6 +19,7 @@ from model_export.text_export import cached_encoder
 from model_export.training import Trained, TrainingConfig, train
 from streamer.core.item_text import item_text
 from streamer.core.manifest import CONTENT_DIM
+from streamer.errors import DataError
 from streamer.serving.text_encoder import TextEncoder
 from streamer.settings import Settings
 
@@ -35,25 +37,19 @@ TEXTS_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds of one core."""
+    """What a run may cost: seconds of one core, events."""
 
-    encoding_s: float
-    training_s: float
-    retraining_s: float
+    encoding_s: float = 60.0
+    training_s: float = 120.0
+    retraining_s: float = 60.0
+    """Of all nights together."""
+    retrainings: int = 2
+    judged: int = 20_000
+    events: int = MAX_EVENTS
 
     @classmethod
     def of(cls, quick: bool) -> Budget:
-        return cls(15, 20, 10) if quick else cls(60, 120, 40)
-
-
-@dataclass(frozen=True)
-class Model:
-    """An exported model and what is known about how it came about."""
-
-    artefact: Path
-    trained: Trained
-    config: TrainingConfig
-    notes: tuple[str, ...]
+        return cls(5.0, 10.0, 5.0, 1, 2_000, 20_000) if quick else cls()
 
 
 def contents(log: Log, budget_s: float) -> tuple[F32, tuple[str, ...]]:
@@ -102,7 +98,7 @@ def fit(
     """Train on all of `log` with default settings, or on as much and as often as the budget allows."""
     log, notes = _most_frequent_items(log)
     config = replace(TrainingConfig(), seed=seed)
-    rate = _seconds_per_event(log, content, config)
+    rate = seconds_per_event(log, content, config)
     passes = budget_s / (rate * len(log))
     if passes < FULL_PASSES:
         if passes < FEWEST_EPOCHS:
@@ -114,15 +110,15 @@ def fit(
             epochs, refit = int(passes / 2), True
         config = replace(config, epochs=epochs, refit=refit, validation_fraction=0.1 if refit else 0.0)
         notes += (
-            f"trained on {len(log):,} events for {epochs} epochs{' and once more' if refit else ''}: {budget_s:.0f} s allow no more",
+            f"trained on {len(log):,} events for {epochs} epochs{' twice' if refit else ''}: {budget_s:.0f} s allow no more",
         )
     data = interactions(log).known_items_only()
     rows = np.array([int(item_id) for item_id in data.item_ids])
     return train(data, content[rows], log.types, config), config, notes
 
 
-def export(trained: Trained, config: TrainingConfig, out: Path, notes: tuple[str, ...]) -> Model:
-    """The artefact, verified, as `headwater train` leaves it."""
+def export(trained: Trained, config: TrainingConfig, out: Path) -> Path:
+    """The artefact's directory, verified, as `headwater train` leaves it."""
     checkpoint = Checkpoint(
         model=trained.model,
         version=version_of(trained.model),
@@ -134,10 +130,8 @@ def export(trained: Trained, config: TrainingConfig, out: Path, notes: tuple[str
         data_hash=trained.data.digest(),
         window=Settings().window,
     )
-    path = export_checkpoint(
-        checkpoint, out, encoder=cached_encoder(), console=Console(stderr=True, quiet=True)
-    )
-    return Model(path, trained, config, notes)
+    console = Console(stderr=True, quiet=True)
+    return export_checkpoint(checkpoint, out, encoder=cached_encoder(), console=console)
 
 
 def _most_frequent_items(log: Log) -> tuple[Log, tuple[str, ...]]:
@@ -150,14 +144,16 @@ def _most_frequent_items(log: Log) -> tuple[Log, tuple[str, ...]]:
     return log.take(np.flatnonzero(kept[log.item])), (note,)
 
 
-def _seconds_per_event(log: Log, content: F32, config: TrainingConfig) -> float:
-    """Of one pass, over all items."""
-    probe = log.take(slice(max(len(log) - PROBE_EVENTS, 0), None))
-    data = interactions(probe).known_items_only()
-    rows = np.array([int(item_id) for item_id in data.item_ids])
+def seconds_per_event(log: Log, content: F32, config: TrainingConfig) -> float:
+    """Of one pass, over all items: a short training is timed, after a shorter one that warms torch up."""
     once = replace(config, epochs=1, refit=False, validation_fraction=0.0)
-    started = time.perf_counter()
-    train(data, content[rows], log.types, once)
-    rate = (time.perf_counter() - started) / len(probe)
+    for events in (PROBE_EVENTS // 20, PROBE_EVENTS):
+        probe = log.take(slice(max(len(log) - events, 0), None))
+        data = interactions(probe).known_items_only()
+        rows = np.array([int(item_id) for item_id in data.item_ids])
+        started = time.process_time()
+        with suppress(DataError):  # the shorter one may hold no user twice
+            train(data, content[rows], log.types, once)
+        rate = (time.process_time() - started) / len(probe)
     items = np.count_nonzero(np.bincount(log.item))
     return rate * (500 + items) / (500 + len(rows))
