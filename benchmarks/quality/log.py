@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -126,7 +127,8 @@ def load(source: Source, seed: int, *, max_events: int = MAX_EVENTS) -> Log:
     frame, notes = _events(source)
     frame, more = _cleaned(frame, max_events)
     notes += more
-    types, codes = _types(frame["type"] if source.type else None, frame["value"] if source.value else None)
+    names, values = (frame[name] if getattr(source, name) else None for name in ("type", "value"))
+    types, codes = _types(names, values, len(frame))
     user, item = (frame[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
     items, has_text, said = _items(source, frame["item"].unique().sort().to_list())
     order = time_order(frame["time"].to_numpy(), seed)
@@ -234,16 +236,16 @@ def _cleaned(frame: pl.DataFrame, max_events: int) -> tuple[pl.DataFrame, list[s
     return frame, notes
 
 
-def _types(names: pl.Series | None, values: pl.Series | None) -> tuple[EventTypes, NDArray[np.uint8]]:
+def _types(
+    names: pl.Series | None, values: pl.Series | None, events: int
+) -> tuple[EventTypes, NDArray[np.uint8]]:
     """The table of event types, and the code of each event (n,). Rows without a type count as views."""
+    if values is not None and not values.is_finite().fill_null(False).any():
+        values = None
     if names is None:
-        if values is None or not values.is_not_null().any():
-            view = EventTypes.DEFAULT.by_name["view"]
-            return EventTypes([replace(view, weight=1.0)]), np.full(
-                _length(values, names), view.code, np.uint8
-            )
-        rated = replace(EventTypes.DEFAULT.by_name["rating"], **_bounds(values))
-        return EventTypes([rated]), np.full(len(values), rated.code, np.uint8)
+        each = EventTypes.DEFAULT.by_name["view" if values is None else "rating"]
+        each = replace(each, weight=1.0, **({} if values is None else _bounds(values)))
+        return EventTypes([each]), np.full(events, each.code, np.uint8)
     plain = names.fill_null("view").str.to_lowercase()
     counted = plain.value_counts(sort=True)[plain.name].to_list()
     free = list(OWN_CODES)
@@ -261,16 +263,9 @@ def _types(names: pl.Series | None, values: pl.Series | None) -> tuple[EventType
         else:  # the rarest share the last code
             code_of[name] = free[0]
             table.setdefault(free[0], EventType("other", free[0], 0.3))
-    if values is not None and values.is_not_null().any():
-        bounds = _bounds(values)
-        table = {code: replace(each, uses_value=True, **bounds) for code, each in table.items()}
-    else:
-        table = {code: replace(each, uses_value=False) for code, each in table.items()}
+    bounds = {"uses_value": False} if values is None else _bounds(values)
+    table = {code: replace(each, **bounds) for code, each in table.items()}
     return EventTypes(table.values()), np.array([code_of[name] for name in plain.to_list()], np.uint8)
-
-
-def _length(*columns: pl.Series | None) -> int:
-    return next((len(column) for column in columns if column is not None), 0)
 
 
 def _type_name(name: str, code: int) -> str:
@@ -278,7 +273,7 @@ def _type_name(name: str, code: int) -> str:
     return f"t{code}-{cleaned}" if cleaned else f"t{code}"
 
 
-def _bounds(values: pl.Series) -> dict[str, float | bool]:
+def _bounds(values: pl.Series) -> dict[str, Any]:
     """The range of a value: what a few outliers have is cut to it (`_values`)."""
     there = values.filter(values.is_finite().fill_null(False))
     low, high = float(there.quantile(0.005) or 0.0), float(there.quantile(0.995) or 0.0)
