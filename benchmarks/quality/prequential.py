@@ -67,7 +67,7 @@ def run(log: Log, *, quick: bool, seed: int, say: Say) -> Judged:
     cut = log.split(TRAINING_SHARE)
     mask = not log.take(slice(0, cut)).repeats()
     log = log.masked(mask)
-    judged = _nothing_yet(log, cut, mask, budget.judged)
+    judged = nothing_yet(log, cut, mask, budget.judged)
     past = log.take(slice(0, cut))
     content, notes = training.contents(log, budget.encoding_s)
     judged.notes += notes
@@ -78,7 +78,7 @@ def run(log: Log, *, quick: bool, seed: int, say: Say) -> Judged:
     with tempfile.TemporaryDirectory() as folder:
         artefact = training.export(trained, config, Path(folder))
         clock.lap(judged, "export")
-        _stream(InProcessWorker(artefact, log, content, Settings(), mask=mask, k=K), judged)
+        stream(InProcessWorker(artefact, log, content, Settings(), mask=mask, k=K), judged)
     clock.lap(judged, "stream")
     baselines, histories = counting(past.user, past.item, log.users, len(log.items))
     each_s = budget.retraining_s / budget.retrainings
@@ -110,7 +110,7 @@ class Clock:
         self._last = now
 
 
-def _nothing_yet(log: Log, cut: int, mask: bool, most: int) -> Judged:
+def nothing_yet(log: Log, cut: int, mask: bool, most: int) -> Judged:
     rows = sample(cut, len(log), most)
     judged = Judged(
         log=log,
@@ -137,7 +137,7 @@ def sample(first: int, last: int, most: int) -> Rows:
     return np.unique((starts[:, None] + np.arange(block)).ravel())
 
 
-def _stream(worker: InProcessWorker, judged: Judged) -> None:
+def stream(worker: InProcessWorker, judged: Judged) -> None:
     """Absorb the training part, then batch by batch: judge by what is published, absorb, publish."""
     log, cut = judged.log, judged.cut
     worker.list_items(np.arange(len(log.items)) if log.has_text else log.item[:cut])
