@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ class Split:
         before[last] = train[last] = train[second] = False
         histories = [
             list(dict.fromkeys(log.item[order[first : end - 1]].tolist()[::-1]))[::-1]
-            for first, end in zip(edges, edges[1:], strict=False)
+            for first, end in pairwise(edges.tolist())
         ]
         return cls(
             log, log.take(np.flatnonzero(train)), log.take(np.flatnonzero(before)), log.item[last], histories
@@ -100,14 +101,15 @@ def run(log: Log, *, seeds: int, seed: int, budget_s: float, with_peers: bool, q
     held.notes += notes
     plain, _ = counting(split.before.user, split.before.item, users, len(log.items))
     for name in ("pop", "item_knn"):
-        _score(held, name, lambda user, history, name=name: plain[name].scores(user, history), split, judged)  # type: ignore[misc]
+        _score(held, name, plain[name].scores, split, judged)
     for each in range(seed, seed + seeds):
-        _headwater(split, content, judged, held, budget_s, each, say)
+        for encoder in training.ENCODERS:
+            _headwater(encoder, split, content, judged, held, budget_s, each, say)
         _als(split, judged, held, each)
-        for model in peers.MODELS if python else ():
-            if each > seed and model in ("Pop", "ItemKNN"):
-                continue  # nothing in them depends on a seed
-            _peer(python, model, split, judged, held, budget_s, each)
+        if python is not None:
+            for model in peers.MODELS:
+                if each == seed or model not in ("Pop", "ItemKNN"):  # nothing in these depends on a seed
+                    _peer(python, model, split, judged, held, budget_s, each)
     return held
 
 
@@ -123,18 +125,25 @@ def _recbole(split: Split, held: Held) -> Path | None:
 
 
 def _headwater(
-    split: Split, content: NDArray[np.float32], judged: Rows, held: Held, budget_s: float, seed: int, say: Say
+    encoder: str,
+    split: Split,
+    content: NDArray[np.float32],
+    judged: Rows,
+    held: Held,
+    budget_s: float,
+    seed: int,
+    say: Say,
 ) -> None:
-    started = time.perf_counter()
-    trained, _, notes = training.fit(split.train, content, budget_s, seed)
+    name, started = f"headwater_{encoder}", time.perf_counter()
+    trained, _, notes = training.fit(split.train, content, budget_s, seed, encoder)
     seconds = time.perf_counter() - started
-    say(f"headwater_gru, seed {seed}: {seconds:.0f} s, {trained.epochs} epochs")
+    say(f"{name}, seed {seed}: {seconds:.0f} s, {trained.epochs} epochs")
     held.notes += [note for note in notes if note not in held.notes]
     gru = Gru(split.before, content)
     gru.adopt(trained)
     gru.refresh(len(split.before), judged)
-    _score(held, "headwater_gru", gru.scores, split, judged)
-    held.seconds.setdefault("headwater_gru", []).append(seconds)
+    _score(held, name, gru.scores, split, judged)
+    held.seconds.setdefault(name, []).append(seconds)
 
 
 def _als(split: Split, judged: Rows, held: Held, seed: int) -> None:

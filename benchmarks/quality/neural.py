@@ -45,6 +45,8 @@ class Gru:
         rows = np.array([int(item_id) for item_id in trained.data.item_ids])
         vectors[rows], bias[rows] = stepper.items()
         self._model, self._vectors, self._bias = trained.model, vectors, bias
+        recurrent = getattr(trained.model.config, "encoder", "gru") == "gru"
+        self._window = LAST_EVENTS if recurrent else int(trained.model.config.window)
         self._states.clear()
 
     def refresh(self, until: int, users: Rows) -> None:
@@ -65,7 +67,7 @@ class Gru:
 
         log = self._log
         events = [self._events[self._first[user] : self._first[user + 1]] for user in users.tolist()]
-        events = [rows[: np.searchsorted(rows, until)][-LAST_EVENTS:] for rows in events]
+        events = [rows[: np.searchsorted(rows, until)][-self._window :] for rows in events]
         lengths = np.array([len(rows) for rows in events], np.int64)
         if not lengths.any():
             return

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,7 @@ def _batches(worker: InProcessWorker, judged: Judged, wanted: NDArray[np.bool_])
     """Each user once in a batch where events are judged, large batches between."""
     edges = np.flatnonzero(np.diff(wanted[judged.cut :].astype(np.int8))) + judged.cut + 1
     bounds = [judged.cut, *edges.tolist(), len(wanted)]
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in pairwise(bounds):
         if wanted[first]:
             yield from worker.batches(first, last)
         else:

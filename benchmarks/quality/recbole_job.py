@@ -1,7 +1,8 @@
-"""One RecBole 1.2.1 model on a prepared leave-one-out split → the rank of each user's test item. Runs in RecBole's own environment.
+"""One RecBole 1.2.1 model on a prepared leave-one-out split → the rank of each user's test item.
 
-`python recbole_job.py MODEL SPLIT.npz OUT.npz SEED BUDGET_S`: imports nothing of Headwater. What its old code needs is patched
-here, by name; settings are RecBole's own, with CE loss for the sequential models and NDCG@10 on validation to stop by.
+`python recbole_job.py MODEL SPLIT.npz OUT.npz SEED BUDGET_S`: runs in RecBole's own environment and imports
+nothing of Headwater. What its old code needs is patched here, by name; settings are RecBole's own, with CE loss for the
+sequential models and NDCG@10 on validation to stop by.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,7 @@ def _ranks(model: Any, dataset: Any, log: Any, sequential: bool) -> tuple[np.nda
     raw, filtered = [], []
     longest = model.max_seq_length if sequential else 0
     edges = np.flatnonzero(np.diff(log["user"], prepend=-1, append=-1))
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges.tolist()):
         items = dataset.token2id("item_id", np.array([f"i{item}" for item in log["item"][first:last]]))
         user = int(dataset.token2id("user_id", f"u{log['user'][first]}"))
         history, target = items[:-1], int(items[-1])

@@ -27,8 +27,8 @@ F32 = NDArray[np.float32]
 
 PROBE_EVENTS = 6_000
 """Trained once, to know what an event costs here."""
-FULL_PASSES = 18
-"""Passes over the events that the default settings may take: 12 epochs with validation, then the best number again."""
+ENCODERS = ("gru", "transformer") if "encoder" in TrainingConfig.__dataclass_fields__ else ("gru",)
+"""User encoders that the trainer knows; the first is the one that is served."""
 FEWEST_EPOCHS = 3
 MOST_ITEMS = 50_000
 """That a model may know: its softmax is dense."""
@@ -93,24 +93,25 @@ def interactions(log: Log) -> Interactions:
 
 
 def fit(
-    log: Log, content: F32, budget_s: float, seed: int
+    log: Log, content: F32, budget_s: float, seed: int, encoder: str = ENCODERS[0]
 ) -> tuple[Trained, TrainingConfig, tuple[str, ...]]:
     """Train on all of `log` with default settings, or on as much and as often as the budget allows."""
     log, notes = _most_frequent_items(log)
     config = replace(TrainingConfig(), seed=seed)
-    rate = seconds_per_event(log, content, config)
-    passes = budget_s / (rate * len(log))
-    if passes < FULL_PASSES:
+    if encoder != ENCODERS[0]:
+        config = replace(config, encoder=encoder)
+    passes = budget_s / (seconds_per_event(log, content, config) * len(log))
+    if passes < 1.5 * config.epochs:  # it may take every epoch with validation, and half of them again
         if passes < FEWEST_EPOCHS:
             kept = max(int(len(log) * passes / FEWEST_EPOCHS), min(len(log), PROBE_EVENTS))
             log, epochs, refit = log.take(slice(len(log) - kept, None)), FEWEST_EPOCHS, False
         elif passes < 3 * FEWEST_EPOCHS:
             epochs, refit = int(passes), False
         else:
-            epochs, refit = int(passes / 2), True
+            epochs, refit = min(int(passes / 1.5), config.epochs), True
         config = replace(config, epochs=epochs, refit=refit, validation_fraction=0.1 if refit else 0.0)
         notes += (
-            f"trained on {len(log):,} events for {epochs} epochs{' twice' if refit else ''}: {budget_s:.0f} s allow no more",
+            f"the {encoder} was trained on {len(log):,} events for {epochs} epochs: {budget_s:.0f} s allow no more",
         )
     data = interactions(log).known_items_only()
     rows = np.array([int(item_id) for item_id in data.item_ids])
