@@ -160,8 +160,6 @@ def stream(worker: InProcessWorker, judged: Judged) -> None:
         for row, user in zip(range(last - 1, first - 1, -1), reversed(users), strict=True):
             if (made := lists.pop(user, None)) is not None:
                 judged.lists[row - cut], judged.listed[row - cut] = made, True
-        if not log.has_text:
-            worker.list_items(log.item[first:last])
     shown = np.stack(served)
     judged.ranks["stream"] = ranks_in(shown, log.item[judged.rows])
     looked_at = shown[some(len(shown))]

@@ -32,7 +32,8 @@ from streamer.transport.consumer import Record, Run
 TOPIC, LISTS, PROFILES = "events", "recommendations", "profiles"
 BATCH = 256
 WARM_BATCH = 2_000
-NONE = -1
+ITEMS_PER_EVENT = 100
+"""A new snapshot of the catalogue copies all items: one comes after as many events as a hundredth of them."""
 STRANGER = "?"
 """A user of whom nothing is known."""
 
@@ -75,6 +76,7 @@ class InProcessWorker:
         self._offset = 0
         self._catalogue = Catalogue()
         self._listed = np.zeros(len(log.items), bool)
+        self._listed_until = 0
         self._champion: Champion | None = None
         self._decode_list = msgspec.json.Decoder(_List).decode
         self.rejected = 0
@@ -101,18 +103,21 @@ class InProcessWorker:
     def list_items(self, items: Rows) -> None:
         """Put items on the catalogue, as records of `item-vectors` would."""
         new = np.unique(items[~self._listed[items]])
-        if not len(new):
-            return
-        encoder = self._model.manifest.encoder
-        self._catalogue.apply(
-            (
-                str(row),
-                ItemVector(str(row), encoder, self._contents[row].astype("<f2").tobytes(), True, [], 0, row),
+        if len(new):
+            encoder = self._model.manifest.encoder
+            contents = self._contents[new].astype("<f2")
+            self._catalogue.apply(
+                (str(row), ItemVector(str(row), encoder, content.tobytes(), True, [], 0, row))
+                for row, content in zip(new.tolist(), contents, strict=True)
             )
-            for row in new.tolist()
-        )
-        self._listed[new] = True
-        self._champion = None
+            self._listed[new] = True
+            self._champion = None
+
+    def _list_met(self, last: int) -> None:
+        """Items without a text are listed once they were met, some at a time, as a worker gathers them for half a second."""
+        if (last - self._listed_until) * ITEMS_PER_EVENT >= len(self._log.items) or last == len(self._log):
+            self.list_items(self._log.item[self._listed_until : last])
+            self._listed_until = last
 
     # ------------------------------------------------------------------ events
     def absorb(self, first: int, last: int) -> dict[int, list[int]]:
@@ -121,6 +126,7 @@ class InProcessWorker:
         decoded: DecodedRun = self._ingest.decode(run)
         self.rejected += len(decoded.dead_letters)
         delivery = self._ingest.compute({0: [decoded]})[0]
+        self._list_met(last)
         for group in delivery.groups:
             self._table.update((key, value) for key, value in group if value is not None)
         return self._lists(delivery.outputs.get(LISTS, ()))
