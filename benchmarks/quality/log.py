@@ -151,6 +151,9 @@ def _events(source: Source) -> tuple[pl.DataFrame, list[str]]:
     wanted |= {name: column for name in ("type", "value") if (column := getattr(source, name)) is not None}
     times = _time_columns(source)
     found = read_columns(source.events, list(dict.fromkeys([*wanted.values(), *times])))
+    found = found.filter(~pl.all_horizontal(pl.all().is_null()))
+    if not len(found):
+        raise DataError(f"{source.events} holds no event")
     columns = {name: found[column].alias(name) for name, column in wanted.items()}
     notes = []
     if times:
@@ -202,8 +205,6 @@ def _cleaned(frame: pl.DataFrame, max_events: int) -> tuple[pl.DataFrame, list[s
         frame = what
         return what
 
-    if not len(frame):
-        raise DataError("the log holds no event")
     left(frame.drop_nulls(["user", "item", "time"]), "user, item or time is missing or cannot be read")
     left(frame.filter(pl.col("time").is_between(0, LATEST_MS)), "their time lies before 1970 or after 2096")
     left(

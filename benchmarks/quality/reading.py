@@ -6,7 +6,7 @@ Text formats are read as text; what a column means is decided afterwards (times.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import polars as pl
 
 from streamer.errors import DataError
 
-_SEPARATORS = ("\t", ",", ";", "|", "::")
+_SEPARATORS = ("\t", ",", ";", "|", "::", " ")
 _PARQUET = b"PAR1"
 _GZIP = b"\x1f\x8b"
+_ZIP = b"PK\x03\x04"
 _HEAD_BYTES = 1 << 16
 
 
@@ -40,6 +41,8 @@ def read_columns(file: Path, columns: Sequence[str]) -> pl.DataFrame:
     if head.startswith(_GZIP):
         with gzip.open(file) as unpacked:
             head = unpacked.read(_HEAD_BYTES)
+    if head.startswith(_ZIP):
+        raise DataError(f"{file} is a ZIP archive or a spreadsheet: unpack it, or save the sheet as CSV")
     if head.lstrip().startswith((b"{", b"[")):
         return _json(file, columns)
     return _text(file, head, columns)
@@ -174,7 +177,9 @@ def _bytes(file: Path) -> bytes:
 
 def _find(file: Path, names: Sequence[str], columns: Sequence[str]) -> list[str]:
     """The file's own name of each wanted column."""
-    own = {name.partition(":")[0]: name for name in reversed(names)} | {name: name for name in names}
+    ways: tuple[Callable[[str], str], ...] = (str.lower, lambda name: name.partition(":")[0], str)
+    own = {way(name): name for way in ways for name in reversed(names)}  # the exact name wins
+    own |= {name: own[name.lower()] for name in columns if name not in own and name.lower() in own}
     missing = [name for name in columns if name not in own]
     if missing:
         shown = ", ".join(names[:40]) or "none"

@@ -75,7 +75,7 @@ def milliseconds(column: pl.Series) -> tuple[pl.Series, str]:
     if kind.is_numeric():
         return _of_numbers(column.cast(pl.Float64))
     text = column.str.strip_chars().str.strip_chars('"')
-    numbers = text.cast(pl.Float64, strict=False)
+    numbers = text.str.replace(r"^(\d+),(\d+)$", "$1.$2").cast(pl.Float64, strict=False)
     if numbers.is_not_null().sum() >= 0.5 * max(1, (text.fill_null("") != "").sum()):
         exact = text.cast(pl.Int64, strict=False)
         if exact.is_not_null().sum() == numbers.is_not_null().sum():
@@ -141,13 +141,17 @@ def _of_texts(column: pl.Series) -> tuple[pl.Series, str]:
     sample = there.sample(min(_SAMPLE, len(there)), seed=0) if len(there) else there
     rates = {each: _parsed(sample, each).is_not_null().mean() or 0.0 for each in _FORMATS}
     best = max(rates, key=lambda each: float(rates[each]))  # type: ignore[arg-type]  # the first of equals
-    if float(rates[best]) < 0.5:  # type: ignore[arg-type]
-        example = sample[0] if len(sample) else ""
+    found = _parsed(column, best)
+    for each in _FORMATS:  # a year that comes first leaves no doubt about the rest
+        if each.startswith("%Y") and best.startswith("%Y") and found.null_count() > column.null_count():
+            found = pl.select(pl.coalesce(found, _parsed(column, each))).to_series()
+    if found.is_not_null().sum() < 0.5 * len(there):
+        example = column.filter(found.is_null() & (column.fill_null("") != ""))[0]
         raise DataError(
             f"column {column.name!r} holds {example!r}, which is no time that can be read: write ISO 8601 "
             "(2024-05-01T12:00:00Z) or an epoch in s, ms, µs or ns"
         )
-    return _parsed(column, best), f"texts like {best.replace('%.f', '').replace('%#z', '%z')}"
+    return found, f"texts like {best.replace('%.f', '').replace('%#z', '%z')}"
 
 
 def _parsed(column: pl.Series, form: str) -> pl.Series:

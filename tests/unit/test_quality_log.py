@@ -36,7 +36,7 @@ def load_table(file: Path, **named: object) -> Log:
 
 
 # ---------------------------------------------------------------------- formats
-@pytest.mark.parametrize("separator", [",", "\t", ";", "|", "::"])
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|", "::", " "])
 def test_separators(tmp_path: Path, separator: str) -> None:
     found = read_columns(write(tmp_path, "log.txt", table(separator)), ["when", "who"])
     assert found.rows()[:2] == [("1700000000", "u0"), ("1700000060", "u1")]
@@ -80,6 +80,11 @@ def test_quotes_hold_separators_and_a_lone_quote_does_no_harm(tmp_path: Path) ->
     assert read_columns(lone, ["title"]).to_series().to_list() == ['12" vinyl', "plain"]
 
 
+def test_columns_are_found_whatever_their_case(tmp_path: Path) -> None:
+    file = write(tmp_path, "log.csv", "WHO,Who,What\n1,2,3\n")
+    assert read_columns(file, ["Who", "what"]).row(0) == ("2", "3")
+
+
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     file = write(tmp_path, "log.csv", table(","))
     with pytest.raises(DataError, match="has no column 'user'; its columns are who, what, when"):
@@ -88,6 +93,9 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         read_columns(tmp_path / "none.csv", ["who"])
     with pytest.raises(DataError, match="is empty"):
         read_columns(write(tmp_path, "empty.csv", ""), ["who"])
+    (tmp_path / "log.xlsx").write_bytes(b"PK\x03\x04...")
+    with pytest.raises(DataError, match="save the sheet as CSV"):
+        read_columns(tmp_path / "log.xlsx", ["who"])
     with pytest.raises(DataError, match="is a folder"):
         read_columns(tmp_path, ["who"])
     with pytest.raises(DataError, match="is no JSON"):
@@ -106,6 +114,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         "Wed May 01 12:00:00 +0000 2024",
         "1714564800",
         "1714564800.0",
+        "1714564800,0",
         "1714564800000",
         "1714564800000000",
         "1714564800000000000",
@@ -132,6 +141,13 @@ def test_the_order_of_day_and_month_is_the_one_that_more_dates_have() -> None:
     assert form == "texts like %d/%m/%Y %H:%M"
     assert found.is_sorted() is False
     assert found.null_count() == 0
+
+
+def test_ways_to_write_a_time_may_mix_where_the_year_comes_first() -> None:
+    found, _ = milliseconds(
+        pl.Series("t", ["2024-05-01 12:00:00", "2024-05-01 12:00", "2024-05-01T12:00:00Z", "x"])
+    )
+    assert found.to_list() == [MAY_DAY_MS, MAY_DAY_MS, MAY_DAY_MS, None]
 
 
 def test_a_date_in_three_columns() -> None:
