@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from benchmarks.quality.kinds import clipped, event_types
 from benchmarks.quality.reading import first_column, read_columns
 from benchmarks.quality.times import joined, milliseconds
-from streamer.core.event_types import EventType, EventTypes
+from streamer.core.event_types import EventTypes
 from streamer.core.protocol import ItemRecord
 from streamer.datasets import split_at, time_order
 from streamer.errors import DataError
@@ -29,24 +28,6 @@ CROWD_SHARE, CROWD_USERS = 0.1, 200
 MAX_EVENTS = 1_000_000
 """Of a longer log the last ones are taken, so that a run ends."""
 MIN_EVENTS = 20
-OWN_CODES = range(17, 32)
-"""Codes of event types that Headwater does not know by default; 0 to 16 are taken."""
-SYNONYMS = {
-    "transaction": "purchase",
-    "buy": "purchase",
-    "order": "purchase",
-    "addtocart": "cart",
-    "add_to_cart": "cart",
-    "basket": "cart",
-    "pv": "view",
-    "pageview": "view",
-    "clk": "click",
-    "fav": "favourite",
-    "favorite": "favourite",
-    "rate": "rating",
-    "listen": "play",
-    "watch": "play",
-}
 
 
 @dataclass(frozen=True)
@@ -128,7 +109,7 @@ def load(source: Source, seed: int, *, max_events: int = MAX_EVENTS) -> Log:
     frame, more = _cleaned(frame, max_events)
     notes += more
     names, values = (frame[name] if getattr(source, name) else None for name in ("type", "value"))
-    types, codes = _types(names, values, len(frame))
+    types, codes = event_types(names, values, len(frame))
     user, item = (frame[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
     items, has_text, said = _items(source, frame["item"].unique().sort().to_list())
     order = time_order(frame["time"].to_numpy(), seed)
@@ -136,7 +117,7 @@ def load(source: Source, seed: int, *, max_events: int = MAX_EVENTS) -> Log:
         user=user[order],
         item=item[order],
         type=codes[order],
-        value=_values(frame, bool(source.value))[order],
+        value=clipped(values, len(frame))[order],
         time_ms=frame["time"].to_numpy().astype(np.int64)[order],
         users=int(user.max()) + 1,
         items=items,
@@ -235,62 +216,6 @@ def _cleaned(frame: pl.DataFrame, max_events: int) -> tuple[pl.DataFrame, list[s
             "there is nothing to choose between; check which columns are named as --user and --item"
         )
     return frame, notes
-
-
-def _types(
-    names: pl.Series | None, values: pl.Series | None, events: int
-) -> tuple[EventTypes, NDArray[np.uint8]]:
-    """The table of event types, and the code of each event (n,). Rows without a type count as views."""
-    if values is not None and not values.is_finite().fill_null(False).any():
-        values = None
-    if names is None:
-        each = EventTypes.DEFAULT.by_name["view" if values is None else "rating"]
-        each = replace(each, weight=1.0, **({} if values is None else _bounds(values)))
-        return EventTypes([each]), np.full(events, each.code, np.uint8)
-    plain = names.fill_null("view").str.to_lowercase()
-    counted = plain.value_counts(sort=True)[plain.name].to_list()
-    free = list(OWN_CODES)
-    table: dict[int, EventType] = {}
-    code_of: dict[str, int] = {}
-    for name in counted:
-        known = EventTypes.DEFAULT.by_name.get(SYNONYMS.get(name, name))
-        if known is not None:
-            table[known.code] = replace(known, needs_target=False, uses_text=False)
-            code_of[name] = known.code
-        elif len(free) > 1 or name == counted[-1]:
-            code = free.pop(0)
-            table[code] = EventType(_type_name(name, code), code, 0.5)
-            code_of[name] = code
-        else:  # the rarest share the last code
-            code_of[name] = free[0]
-            table.setdefault(free[0], EventType("other", free[0], 0.3))
-    bounds = {"uses_value": False} if values is None else _bounds(values)
-    table = {code: replace(each, **bounds) for code, each in table.items()}
-    return EventTypes(table.values()), np.array([code_of[name] for name in plain.to_list()], np.uint8)
-
-
-def _type_name(name: str, code: int) -> str:
-    cleaned = re.sub(r"[^a-z0-9_.-]", "-", name)[:50].strip("-")
-    return f"t{code}-{cleaned}" if cleaned else f"t{code}"
-
-
-def _bounds(values: pl.Series) -> dict[str, Any]:
-    """The range of a value: what a few outliers have is cut to it (`_values`)."""
-    there = values.filter(values.is_finite().fill_null(False))
-    low, high = float(there.quantile(0.005) or 0.0), float(there.quantile(0.995) or 0.0)
-    return {"uses_value": True, "value_min": low, "value_max": high if high > low else low + 1.0}
-
-
-def _values(frame: pl.DataFrame, there: bool) -> NDArray[np.float32]:
-    if not there:
-        return np.full(len(frame), np.nan, np.float32)
-    values = frame["value"]
-    values = values.set(~values.is_finite().fill_null(False), None)
-    if not values.is_not_null().any():
-        return np.full(len(frame), np.nan, np.float32)
-    bounds = _bounds(values)
-    cut = values.clip(float(bounds["value_min"]), float(bounds["value_max"]))
-    return cut.cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()
 
 
 def _items(source: Source, ids: Sequence[str]) -> tuple[list[ItemRecord], bool, list[str]]:

@@ -82,15 +82,8 @@ def run(log: Log, *, quick: bool, seed: int, say: Say) -> Judged:
         stream(InProcessWorker(artefact, log, content, Settings(), mask=mask, k=K), judged)
     clock.lap(judged, "stream")
     baselines, histories = counting(past.user, past.item, log.users, len(log.items))
-    each_s = budget.retraining_s / budget.retrainings
-    nightly = NightlyGru(
-        Gru(log, content),
-        trained,
-        log,
-        cut,
-        lambda events: training.fit(log.take(slice(0, events)), content, each_s, seed)[0],
-        budget.retrainings,
-    )
+    nights = training.Nights.of(log, cut, content, trained, budget, seed)
+    nightly = NightlyGru(Gru(log, content), trained, log, cut, nights.train, nights.times)
     static = StaticGru(Gru(log, content), trained, log, cut)
     judge({**baselines, "gru_static": static, "gru_nightly": nightly}, histories, judged)
     judged.notes.append(f"the nightly GRU was retrained {nightly.retrained} time(s), its states every night")

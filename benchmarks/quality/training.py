@@ -43,7 +43,8 @@ class Budget:
     training_s: float = 120.0
     retraining_s: float = 60.0
     """Of all nights together."""
-    retrainings: int = 2
+    retrainings: int = 3
+    """At most."""
     judged: int = 20_000
     events: int = MAX_EVENTS
 
@@ -116,6 +117,34 @@ def fit(
     data = interactions(log).known_items_only()
     rows = np.array([int(item_id) for item_id in data.item_ids])
     return train(data, content[rows], log.types, config), config, notes
+
+
+@dataclass(frozen=True)
+class Nights:
+    """Retraining as a nightly job would do it: on all events so far, for as many epochs as were best before the split."""
+
+    log: Log
+    content: F32
+    config: TrainingConfig
+    most_events: int
+    """The last events count where the budget allows no more."""
+    times: int
+
+    @classmethod
+    def of(cls, log: Log, cut: int, content: F32, trained: Trained, budget: Budget, seed: int) -> Nights:
+        """As many retrainings as the budget allows, at least one."""
+        config = replace(TrainingConfig(), epochs=trained.epochs, validation_fraction=0.0, seed=seed)
+        past = _most_frequent_items(log.take(slice(0, cut)))[0]
+        each_s = seconds_per_event(past, content, config) * config.epochs
+        times = int(np.clip(budget.retraining_s / (each_s * len(log)), 1, budget.retrainings))
+        return cls(log, content, config, max(int(budget.retraining_s / times / each_s), PROBE_EVENTS), times)
+
+    def train(self, events: int) -> Trained:
+        """On the first `events` of the log."""
+        past = _most_frequent_items(self.log.take(slice(max(events - self.most_events, 0), events)))[0]
+        data = interactions(past).known_items_only()
+        rows = np.array([int(item_id) for item_id in data.item_ids])
+        return train(data, self.content[rows], past.types, self.config)
 
 
 def export(trained: Trained, config: TrainingConfig, out: Path) -> Path:
