@@ -127,8 +127,7 @@ class InProcessWorker:
         self.rejected += len(decoded.dead_letters)
         delivery = self._ingest.compute({0: [decoded]})[0]
         self._list_met(last)
-        for group in delivery.groups:
-            self._table.update((key, value) for key, value in group if value is not None)
+        self._table.update(delivery.changes())
         return self._lists(delivery.outputs.get(LISTS, ()))
 
     def warm(self, last: int, advance: Callable[[int], None] = lambda events: None) -> dict[int, list[int]]:
@@ -142,8 +141,8 @@ class InProcessWorker:
 
     def list_of_stranger(self) -> list[int]:
         """What the worker recommends to somebody without any event, now."""
-        delivery = self._ingest.refresh(TOPIC, 0, [STRANGER.encode()])
-        (published,) = (self._decode_list(record.value or b"") for record in delivery.outputs[LISTS])
+        delivery = self._ingest.refresh(0, [STRANGER.encode()])
+        (published,) = (self._decode_list(value) for _, value, *_ in delivery.outputs[LISTS])
         return [int(item.item_id) for item in published.items]
 
     def batches(self, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -174,7 +173,7 @@ class InProcessWorker:
         return records
 
     def _lists(self, published: Sequence[Any]) -> dict[int, list[int]]:
-        lists = map(self._decode_list, (record.value for record in published))
+        lists = map(self._decode_list, (value for _, value, *_ in published))
         return {int(each.user_id): [int(item.item_id) for item in each.items] for each in lists}
 
 
