@@ -74,6 +74,7 @@ def test_figures_of_leave_one_out_have_a_run_for_each_seed_and_an_error_over_use
 
 
 def test_als_prefers_what_its_kind_of_user_took() -> None:
+    pytest.importorskip("implicit")
     rng = np.random.default_rng(0)
     pairs = sorted({(user, user % 2 * 20 + int(rng.integers(20))) for user in range(40) for _ in range(12)})
     user, item = np.array(pairs).T
