@@ -71,7 +71,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="leave-one-out: for each training; RecBole's stop there with their best epoch (default: 900)",
     )
-    add("--no-recbole", action="store_true", help="leave-one-out: without RecBole's models")
+    add(
+        "--recbole",
+        metavar="MODELS",
+        default="Pop,ItemKNN,GRU4Rec,SASRec",
+        help="leave-one-out: which of RecBole's models, separated by commas, or none (default: %(default)s)",
+    )
     add(
         "--freshness",
         action="store_true",
@@ -152,7 +157,7 @@ def _leave_one_out(name: str, log: Log, options: argparse.Namespace) -> Result:
         seeds=options.seeds,
         seed=options.seed,
         budget_s=budget_s,
-        with_peers=not options.no_recbole,
+        recbole=_names(options.recbole),
         quick=options.quick,
         say=tell,
     )
@@ -196,6 +201,17 @@ def source_of(options: argparse.Namespace) -> Source:
         texts,
         options.graph,
     )
+
+
+def _names(given: str) -> tuple[str, ...]:
+    """Raises DataError for a model that is not known here."""
+    from benchmarks.quality.peers import MODELS
+
+    names = tuple(name.strip() for name in given.split(",") if name.strip() not in ("", "none"))
+    unknown = sorted(set(names) - set(MODELS))
+    if unknown:
+        raise DataError(f"--recbole names {unknown[0]!r}: known are {', '.join(MODELS)}, or none")
+    return names
 
 
 def tell(*sentences: str) -> None:

@@ -6,7 +6,7 @@ Comparable with the literature, and no evidence for streaming: the models see ev
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +87,9 @@ class Split:
         )
 
 
-def run(log: Log, *, seeds: int, seed: int, budget_s: float, with_peers: bool, quick: bool, say: Say) -> Held:
+def run(
+    log: Log, *, seeds: int, seed: int, budget_s: float, recbole: Sequence[str], quick: bool, say: Say
+) -> Held:
     """Raises DataError where the log has no user with three events."""
     split = Split.of(log.masked(not log.repeats()))
     users = split.log.users
@@ -96,7 +98,7 @@ def run(log: Log, *, seeds: int, seed: int, budget_s: float, with_peers: bool, q
     if users > MOST_USERS:
         judged = np.sort(np.random.default_rng(seed).choice(users, MOST_USERS, replace=False))
         held.notes.append(f"{MOST_USERS:,} of {users:,} users are judged")
-    python = _recbole(split, held) if with_peers else None
+    python = _recbole(split, held) if recbole else None
     content, notes = training.contents(split.log, training.Budget.of(quick).encoding_s)
     held.notes += notes
     plain, _ = counting(split.before.user, split.before.item, users, len(log.items))
@@ -107,7 +109,7 @@ def run(log: Log, *, seeds: int, seed: int, budget_s: float, with_peers: bool, q
             _headwater(encoder, split, content, judged, held, budget_s, each, say)
         _als(split, judged, held, each)
         if python is not None:
-            for model in peers.MODELS:
+            for model in recbole:
                 if each == seed or model not in ("Pop", "ItemKNN"):  # nothing in these depends on a seed
                     _peer(python, model, split, judged, held, budget_s, each)
     return held
