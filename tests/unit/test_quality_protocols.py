@@ -64,6 +64,10 @@ def test_figures_of_leave_one_out_have_a_run_for_each_seed_and_an_error_over_use
         4, ranks={"headwater_gru": ranks, "recbole_gru4rec": ranks[1:]}, seconds={"headwater_gru": [1.0, 3.0]}
     )
     found = figures.of_leave_one_out(held)
+    assert "training_speed_at_gru4rec_quality" not in found
+    held.traces["recbole_gru4rec"] = np.array([[10.0, 0.1], [20.0, 0.3], [30.0, 0.2]])
+    found = figures.of_leave_one_out(held)
+    assert found["training_speed_at_gru4rec_quality"].runs == [20.0, 20 / 3]
     assert found["ndcg_at_10_stream"].runs == [0.5, 0.25]
     assert found["ndcg_at_10_headwater_gru_raw"].runs == [0.375, 0.0]
     assert found["hit_rate_at_10_recbole_gru4rec"].value == 0.25
