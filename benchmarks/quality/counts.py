@@ -13,7 +13,7 @@ COMPACT_AFTER = 200_000
 
 
 class SparseCounts:
-    """(N, N) counts; an addition is seen at once. A row is read into a dense vector."""
+    """(N, N) counts; an addition is seen at once."""
 
     def __init__(self, start: sparse.csr_matrix) -> None:
         self._compact = start
@@ -37,13 +37,15 @@ class SparseCounts:
             fresh.setdefault(other, []).append(item)
         self._grown(2 * len(listed))
 
-    def into(self, scores: NDArray[np.float32], row: int, weight: float) -> None:
-        """scores (N,) += weight × row."""
+    def row(self, row: int) -> tuple[Rows, NDArray[np.float32]]:
+        """(m,) columns, which may come twice, and what to add there."""
         first, last = self._compact.indptr[row], self._compact.indptr[row + 1]
-        if last > first:
-            scores[self._compact.indices[first:last]] += weight * self._compact.data[first:last]
-        if (fresh := self._fresh.get(row)) is not None:
-            np.add.at(scores, fresh, np.float32(weight))
+        columns, counts = self._compact.indices[first:last], self._compact.data[first:last]
+        fresh = self._fresh.get(row)
+        if fresh is None:
+            return columns, counts
+        distinct, times = np.unique(np.array(fresh, np.int64), return_counts=True)
+        return np.concatenate([columns, distinct]), np.concatenate([counts, times.astype(np.float32)])
 
     def _grown(self, by: int) -> None:
         self._waiting += by
