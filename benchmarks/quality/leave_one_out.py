@@ -99,7 +99,7 @@ def run(
         judged = np.sort(np.random.default_rng(seed).choice(users, MOST_USERS, replace=False))
         held.notes.append(f"{MOST_USERS:,} of {users:,} users are judged")
     python = _recbole(split, held) if recbole else None
-    content, notes = training.contents(split.log, training.Budget.of(quick).encoding_s)
+    content, notes = training.contents(split.log, training.Budget.of(quick, len(log)).encoding_s)
     held.notes += notes
     plain, _ = counting(split.before.user, split.before.item, users, len(log.items))
     for name in ("pop", "item_knn"):

@@ -64,7 +64,7 @@ class Judged:
 
 def run(log: Log, *, quick: bool, seed: int, say: Say) -> Judged:
     """Raises DataError when the log cannot be split by time."""
-    budget, clock = Budget.of(quick), Clock(say)
+    budget, clock = Budget.of(quick, len(log)), Clock(say)
     cut = log.split(TRAINING_SHARE)
     mask = not log.take(slice(0, cut)).repeats()
     log = log.masked(mask)

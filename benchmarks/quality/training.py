@@ -49,8 +49,14 @@ class Budget:
     events: int = MAX_EVENTS
 
     @classmethod
-    def of(cls, quick: bool) -> Budget:
-        return cls(5.0, 10.0, 5.0, 1, 2_000, 20_000) if quick else cls()
+    def of(cls, quick: bool, events: int = 0) -> Budget:
+        """Larger logs may take up to four times as long."""
+        larger = float(np.clip(events / 100_000, 1, 4))
+        return (
+            cls(5.0, 10.0, 5.0, 1, 2_000, 20_000)
+            if quick
+            else cls(60.0 * larger, 120.0 * larger, 60.0 * larger)
+        )
 
 
 def contents(log: Log, budget_s: float) -> tuple[F32, tuple[str, ...]]:
