@@ -63,7 +63,7 @@ class Popularity:
     """Counts, halved every `half_life` events (None: never)."""
 
     def __init__(self, items: int, half_life: float | None = None) -> None:
-        self.counts = np.zeros(items, np.float64)
+        self.counts: NDArray[np.float64] = np.zeros(items, np.float64)
         self._growth = 1.0 if half_life is None else 2.0 ** (1 / half_life)
         self._weight = 1.0
 
@@ -71,18 +71,16 @@ class Popularity:
         """Count the training part (n,), oldest first."""
         ages = np.arange(len(items) - 1, -1, -1, dtype=np.float64)
         weights = np.power(self._growth, -ages)
-        self.counts = np.bincount(items, weights, len(self.counts))
+        self.counts = np.bincount(items, weights, len(self.counts)).astype(np.float64)
 
     def scores(self, user: int, history: Sequence[int]) -> Scores:
-        return (
-            self.counts.astype(np.float32)
-            if self._weight == 1.0
-            else (self.counts / self._weight).astype(np.float32)
-        )
+        found: Scores = (self.counts / self._weight).astype(np.float32)
+        return found
 
     def share(self) -> Scores:
         """(N,) of the most popular item's count."""
-        return (self.counts / max(self.counts.max(), 1e-300)).astype(np.float32)
+        found: Scores = (self.counts / max(self.counts.max(), 1e-300)).astype(np.float32)
+        return found
 
     def absorb(self, user: int, item: int, history: Sequence[int], new: bool) -> None:
         self._weight *= self._growth

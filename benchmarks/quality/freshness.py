@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,8 +68,6 @@ class _Own:
             return found
         if user in judged.warm_lists:
             return judged.warm_lists[user]
-        place = np.searchsorted(judged.stranger_times, at_most, side="right") - 1
-        if not delay_ms:
-            place = np.searchsorted(judged.stranger_rows, row, side="right") - 1
-        strange: NDArray[np.int32] = judged.stranger_lists[max(place, 0)]
-        return strange
+        by_time, by_row = (judged.stranger_times, at_most), (judged.stranger_rows, row)
+        made, until = by_time if delay_ms else by_row
+        return judged.stranger_lists[max(bisect_right(made, until) - 1, 0)]

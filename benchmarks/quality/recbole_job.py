@@ -37,8 +37,9 @@ def patch() -> None:
     ):
         if name not in numpy.__dict__:
             setattr(numpy, name, kind)
-    load = torch.load
-    torch.load = lambda *arguments, **named: load(*arguments, **{"weights_only": False, **named})  # type: ignore[assignment]
+    pickled: Any = torch
+    load = pickled.load
+    pickled.load = lambda *arguments, **named: load(*arguments, **{"weights_only": False, **named})
     dok: Any = scipy.sparse.dok_matrix
     if not hasattr(dok, "_update"):
         dok._update = lambda self, data: [self.__setitem__(at, value) for at, value in data.items()]

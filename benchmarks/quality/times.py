@@ -76,7 +76,7 @@ def milliseconds(column: pl.Series) -> tuple[pl.Series, str]:
         return _of_numbers(column.cast(pl.Float64))
     text = column.str.strip_chars().str.strip_chars('"')
     numbers = text.str.replace(r"^(\d+),(\d+)$", "$1.$2").cast(pl.Float64, strict=False)
-    if numbers.is_not_null().sum() >= 0.5 * max(1, (text.fill_null("") != "").sum()):
+    if numbers.is_not_null().sum() >= 0.5 * max(1, len(text.filter(text.fill_null("") != ""))):
         exact = text.cast(pl.Int64, strict=False)
         if exact.is_not_null().sum() == numbers.is_not_null().sum():
             return _of_integers(exact)

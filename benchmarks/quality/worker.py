@@ -55,7 +55,6 @@ class _Item(msgspec.Struct, gc=False):
 
 
 class _List(msgspec.Struct, gc=False):
-    user_id: str
     items: list[_Item]
 
 
@@ -142,8 +141,8 @@ class InProcessWorker:
     def list_of_stranger(self) -> list[int]:
         """What the worker recommends to somebody without any event, now."""
         delivery = self._ingest.refresh(0, [STRANGER.encode()])
-        (published,) = (self._decode_list(value) for _, value, *_ in delivery.outputs[LISTS])
-        return [int(item.item_id) for item in published.items]
+        ((_, value),) = delivery.outputs[LISTS]
+        return self._rows(value)
 
     def batches(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Cut events first..last - 1 into runs in which no user comes twice."""
@@ -172,9 +171,11 @@ class InProcessWorker:
             records.append(cast(Record, _Record(str(user).encode(), encode(event), row, time_ms)))
         return records
 
-    def _lists(self, published: Sequence[Any]) -> dict[int, list[int]]:
-        lists = map(self._decode_list, (value for _, value, *_ in published))
-        return {int(each.user_id): [int(item.item_id) for item in each.items] for each in lists}
+    def _lists(self, published: Sequence[tuple[bytes | None, bytes | None]]) -> dict[int, list[int]]:
+        return {int(key or b""): self._rows(value) for key, value in published}
+
+    def _rows(self, value: bytes | None) -> list[int]:
+        return [int(item.item_id) for item in self._decode_list(value or b"").items]
 
 
 class _Run(msgspec.Struct):
