@@ -1,0 +1,134 @@
+"""The worker in the benchmark's process: nothing of the future reaches a list, and delays look back as far as they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import freshness, prequential
+from benchmarks.quality.judging import NONE
+from benchmarks.quality.log import Log
+from benchmarks.quality.prequential import Judged
+from benchmarks.quality.worker import InProcessWorker
+from streamer.core.event_types import EventTypes
+from streamer.core.protocol import ItemRecord
+from streamer.settings import Settings
+
+EVENTS, USERS, ITEMS, CUT = 240, 9, 40, 160
+HOUR_MS = 3_600_000
+
+
+def a_log(mask: bool = False) -> Log:
+    """Nine users, one of them new after the cut; five events share each moment."""
+    rng = np.random.default_rng(3)
+    user = rng.integers(0, USERS - 1, EVENTS)
+    user[CUT::7] = USERS - 1
+    return Log(
+        user=user,
+        item=rng.integers(0, ITEMS, EVENTS),
+        type=np.full(EVENTS, 1, np.uint8),
+        value=np.full(EVENTS, np.nan, np.float32),
+        time_ms=1_700_000_000_000 + np.arange(EVENTS) // 5 * HOUR_MS,
+        users=USERS,
+        items=[ItemRecord(str(row), f"item {row}") for row in range(ITEMS)],
+        has_text=False,
+        types=EventTypes.DEFAULT,
+        notes=(),
+    ).masked(mask)
+
+
+def a_worker(artefact: Path, log: Log, mask: bool = False) -> InProcessWorker:
+    contents = np.random.default_rng(0).normal(size=(ITEMS, 384)).astype(np.float32)
+    contents /= np.linalg.norm(contents, axis=1, keepdims=True)
+    worker = InProcessWorker(artefact, log, contents, Settings(), mask=mask)
+    worker.list_items(np.arange(ITEMS))
+    return worker
+
+
+def streamed(artefact: Path, log: Log, most: int = EVENTS) -> Judged:
+    judged = prequential.nothing_yet(log, CUT, False, most)
+    prequential.stream(a_worker(artefact, log), judged)
+    return judged
+
+
+def test_batches_hold_a_user_once_and_lose_no_event(artefact: Path) -> None:
+    log = a_log()
+    batches = list(a_worker(artefact, log).batches(10, EVENTS))
+    assert [row for first, last in batches for row in range(first, last)] == list(range(10, EVENTS))
+    assert all(len(set(log.user[first:last].tolist())) == last - first for first, last in batches)
+
+
+def test_every_event_gets_a_list_and_none_is_rejected(artefact: Path) -> None:
+    judged = streamed(artefact, a_log())
+    assert judged.listed.all()
+    assert not any("rejected" in note for note in judged.notes)
+    assert (judged.lists != NONE).all()
+    assert sorted(judged.warm_lists) == list(range(USERS - 1))
+
+
+@pytest.mark.parametrize("changed", [200, EVENTS - 1])
+def test_lists_do_not_depend_on_what_comes_later(artefact: Path, changed: int) -> None:
+    log = a_log()
+    item = log.item.copy()
+    item[changed] = (item[changed] + 7) % ITEMS
+    before, after = streamed(artefact, log), streamed(artefact, replace(log, item=item))
+    rows = np.arange(CUT, changed + 1)
+    same = before.ranks["stream"][: len(rows) - 1] == after.ranks["stream"][: len(rows) - 1]
+    assert same.all()
+    # The lists of the batch before the change, too: it is what the change is judged by.
+    np.testing.assert_array_equal(before.lists[: changed - CUT - USERS], after.lists[: changed - CUT - USERS])
+
+
+def test_an_event_is_judged_by_the_last_list_of_its_user(artefact: Path) -> None:
+    log = a_log()
+    judged = streamed(artefact, log)
+    for row in range(CUT, EVENTS):
+        earlier = [each for each in range(CUT, row) if log.user[each] == log.user[row]]
+        if earlier:
+            found = judged.lists[earlier[-1] - CUT].tolist()
+            expected = found.index(log.item[row]) + 1 if log.item[row] in found else 0
+            assert judged.ranks["stream"][row - CUT] == expected
+
+
+def test_what_was_taken_is_left_out_where_it_is_masked(artefact: Path) -> None:
+    log = a_log(mask=True)
+    worker = a_worker(artefact, log, mask=True)
+    lists = worker.warm(CUT)
+    for user, found in lists.items():
+        assert not set(found) & set(log.item[:CUT][log.user[:CUT] == user].tolist())
+
+
+def test_judged_blocks_see_the_events_between_them(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prequential, "BLOCK", 10)
+    log = a_log()
+    judged, everything = streamed(artefact, log, 20), streamed(artefact, log)
+    assert len(judged.rows) == 20
+    assert not judged.listed.all()
+    at = judged.rows - CUT
+    agreeing = judged.ranks["stream"] == everything.ranks["stream"][at]
+    assert (
+        agreeing.mean() > 0.7
+    )  # lists between the blocks are made a little later: popularity may have moved
+
+
+def test_delays_look_back_as_far_as_they_say(artefact: Path) -> None:
+    log = a_log()
+    judged = streamed(artefact, log)
+    ranks, usable = freshness.curve(judged)
+    assert len(usable) > 10
+    np.testing.assert_array_equal(ranks["0s"], judged.ranks["stream"][usable])
+    for name, delay_ms in freshness.DELAYS_MS.items():
+        for place, row in enumerate(judged.rows[usable].tolist()):
+            known = [
+                each
+                for each in range(CUT, row)
+                if log.user[each] == log.user[row]
+                and (delay_ms == 0 or log.time_ms[each] <= log.time_ms[row] - delay_ms)
+            ]
+            if known:
+                found = judged.lists[known[-1] - CUT].tolist()
+                expected = found.index(log.item[row]) + 1 if log.item[row] in found else 0
+                assert ranks[name][place] == expected
