@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from benchmarks import figures, outputs
 from benchmarks.figures import Figure, Result
@@ -79,7 +80,9 @@ def cost(point: Point) -> Cost:
     with Stage.open(uniform(point.users, point.items), partitions=point.partitions) as stage:
         before = stage.ends("recommendations")
         workers = [
-            stage.headwater(NAME, f"{NAME}-{n}", state_dir=stage.folder / f"state-{n}", **point.settings)
+            stage.headwater(
+                NAME, f"{NAME}-{n}", state_dir=stage.folder / f"state-{n}", **cast(Any, point.settings)
+            )
             for n in range(point.workers)
         ]
         try:

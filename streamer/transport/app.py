@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
 from faust.types import TP
@@ -81,7 +81,7 @@ class BatchApp(faust.App):
 
     @property
     def recovery(self) -> RunRecovery:
-        recovery = self.tables.recovery
+        recovery = cast(Any, self.tables).recovery
         assert isinstance(recovery, RunRecovery)
         return recovery
 

@@ -157,13 +157,13 @@ class BatchConsumer(driver.Consumer):
         for tp, (epoch, batches) in fetched.items():
             if self.is_batch(tp):
                 continue
-            for run in runs(batches):
+            for part in runs(batches):
                 if not self.flow_active:
                     return
                 if epoch != self._thread.epochs[TP(*tp)]:
                     telemetry.DROPPED_FETCHES.inc()
                     break
-                self.app.recovery.replay(TP(*tp), run)
+                self.app.recovery.replay(TP(*tp), part)
                 await asyncio.sleep(0)
 
     async def _accept(self, tp: TP, records: list[Record]) -> list[Run]:

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiokafka.errors import IllegalStateError
 from faust.tables import TableManager
@@ -142,7 +142,7 @@ class RunRecovery(Recovery):
                 log.info("recovering: %d records read, about %d to come", self._tally.records, left)
 
     def _store(self, tp: TP) -> BatchStore:
-        store = self.tp_to_table[tp].data
+        store = cast(Any, self.tp_to_table[tp]).data
         assert isinstance(store, BatchStore)
         return store
 

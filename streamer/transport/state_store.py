@@ -32,7 +32,7 @@ MEMTABLES_BYTES = 64 << 20
 WRITE = rocksdict.WriteOptions()
 """Without RocksDB's own log: what a crash takes from the memory comes back out of the changelog, from the offset on that was
 last flushed with its values (one memtable holds both, so no flush can part them). Closing flushes."""
-WRITE.disable_wal = True
+cast(Any, WRITE).disable_wal = True
 
 CEILING_KEY = b"__headwater\0ceiling__"
 """Stored with every write: the highest applied offset of the partition's records, so that replaying need not read them."""

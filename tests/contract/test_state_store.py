@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -210,10 +210,11 @@ def reopened(store: BatchStore) -> None:
 
 
 def test_an_older_record_is_known_as_such_after_a_restart(rocks: BatchStore) -> None:
-    for write in (
+    writes: list[Callable[[], None]] = [
         lambda: replay(rocks, 0, (b"hu", record(9)), (b"hv", record(2))),
         lambda: rocks.write(P, {b"hu": record(9), b"hv": record(2)}, 1),
-    ):
+    ]
+    for write in writes:
         reopened(rocks)
         write()
         reopened(rocks)
