@@ -49,7 +49,7 @@ INFERENCE_SECONDS = Histogram(
     "headwater_inference_seconds", "Time in one run of an ONNX graph", ["graph"], buckets=_SECONDS
 )
 REFRESHES_WAITING = Gauge(
-    "headwater_refreshes_waiting", "Users whose refresh was put off while the worker lags"
+    "headwater_refresh_queue", "Users whose refresh was put off while the worker lags"
 )
 LAG_SECONDS = Histogram(
     "headwater_end_to_end_lag_seconds",

@@ -26,7 +26,9 @@ def content(items: int) -> np.ndarray:
 
 def model(encoder: str, window: int = 100) -> UserModel:
     torch.manual_seed(0)
-    config = ModelConfig(items=20, hidden=8, dim=6, heads={"event_type": 16}, encoder=encoder, window=window)
+    config = ModelConfig(
+        items=20, hidden=8, dim=6, heads={"event_type": len(list(TYPES))}, encoder=encoder, window=window
+    )
     return UserModel(config, torch.from_numpy(content(20))).eval()
 
 
