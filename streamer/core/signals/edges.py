@@ -1,0 +1,242 @@
+"""Which item goes with which: directed, sparse, forgetting counts under a budget.
+
+An edge i → j holds what a user who took i tells about j, in four counts (columns). Edges lie sorted by (i, j) in one large
+run and one small one of what is new, as in a log-structured merge tree (O'Neil et al. 1996): a batch is added by sort and
+reduceat, a neighbour list is one slice of each run. Forgetting is forward decay (Cormode et al. 2009): a count enters with
+the weight 2^((t - landmark) / half-life) and none has to be touched until the weights grow too large.
+
+Axes: n additions, M edges, N items, C columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+F32 = NDArray[np.float32]
+
+_SHIFT = np.int64(32)
+_LOW = np.int64(0xFFFFFFFF)
+_RESCALE_AT = 60
+"""Half-lives after which all weights are scaled down; powers of two, so nothing is lost."""
+_FRESH_SHARE, _FRESH_LEAST = 16, 8192
+"""The small run is merged into the large one when it holds a sixteenth of it."""
+
+
+class Column(IntEnum):
+    """What is counted on an edge i → j."""
+
+    NEXT = 0
+    """j was the very next item after i."""
+    SOON = 1
+    """j came a few items after i, discounted by how many."""
+    AFTER = 2
+    """j came some time after i, within the window."""
+    BEFORE = 3
+    """j came some time before i. AFTER + BEFORE is co-occurrence."""
+    SESSION = 4
+    """i and j in one session."""
+
+
+COLUMNS = len(Column)
+
+
+@dataclass
+class _Run:
+    key: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(M,) i << 32 | j, rising"""
+    weight: list[F32] = field(default_factory=lambda: [np.zeros(0, np.float32) for _ in Column])
+    """C times (M,)"""
+
+    def find(self, keys: Rows) -> tuple[Rows, NDArray[np.bool_]]:
+        at = np.searchsorted(self.key, keys)
+        there = np.zeros(len(keys), np.bool_)
+        inside = at < len(self.key)
+        there[inside] = self.key[at[inside]] == keys[inside]
+        return at, there
+
+    def insert(self, keys: Rows, weight: list[F32]) -> None:
+        """Keys that are not there yet, rising."""
+        at = np.searchsorted(self.key, keys) + np.arange(len(keys))
+        total = len(self.key) + len(keys)
+        old = np.ones(total, np.bool_)
+        old[at] = False
+        self.key = _woven(self.key, keys, old, at)
+        self.weight = [_woven(mine, new, old, at) for mine, new in zip(self.weight, weight, strict=True)]
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        self.key = self.key[kept]
+        self.weight = [each[kept] for each in self.weight]
+
+    def strength(self) -> F32:
+        """(M,) by which an edge is weak or strong: co-occurrence, and what followed directly counts twice."""
+        w = self.weight
+        return w[Column.AFTER] + w[Column.BEFORE] + w[Column.NEXT]
+
+
+def _woven(mine: NDArray, new: NDArray, old: NDArray[np.bool_], at: Rows) -> NDArray:  # type: ignore[type-arg]
+    out = np.empty(len(old), mine.dtype)
+    out[old] = mine
+    out[at] = new
+    return out
+
+
+class Edges:
+    """At most `budget` edges in all and `neighbours` of an item, up to what the small run adds before it is merged."""
+
+    def __init__(self, half_life_ms: float, budget: int, neighbours: int) -> None:
+        self.half_life_ms, self.budget, self.neighbours = half_life_ms, budget, neighbours
+        self.landmark_ms: int | None = None
+        self.mass = np.zeros(0, np.float64)
+        """(N,) events of each item, scaled like the edges"""
+        self._large, self._fresh = _Run(), _Run()
+        self._start = np.zeros(1, np.int64)
+        """(N + 1,) where each item's list starts in the large run"""
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self._large.key) + len(self._fresh.key)
+
+    def scale(self, time_ms: Rows) -> NDArray[np.float64]:
+        """Weights with which counts of one enter at these times (n,); moves the landmark when they grow too large."""
+        if self.landmark_ms is None:
+            self.landmark_ms = int(time_ms[0])
+        exponent = (time_ms - self.landmark_ms) / self.half_life_ms
+        highest = exponent.max(initial=0.0)
+        if highest > _RESCALE_AT:
+            steps = int(highest)
+            self.landmark_ms += round(steps * self.half_life_ms)
+            self.mass = np.ldexp(self.mass, -steps)
+            for run in (self._large, self._fresh):
+                run.weight = [np.ldexp(each, -steps) for each in run.weight]
+            exponent = (time_ms - self.landmark_ms) / self.half_life_ms
+        return np.exp2(np.maximum(exponent, -_RESCALE_AT))
+
+    def one(self, time_ms: int) -> float:
+        """What a count of one that entered at this time weighs; the landmark stays."""
+        if self.landmark_ms is None:
+            return 1.0
+        return float(np.exp2(np.clip((time_ms - self.landmark_ms) / self.half_life_ms, -_RESCALE_AT, _RESCALE_AT)))
+
+    def add_items(self, item: Rows, scale: NDArray[np.float64]) -> None:
+        """Events (n,) and their scaled weights (n,)."""
+        missing = int(item.max(initial=-1)) + 1 - len(self.mass)
+        if missing > 0:
+            self.mass = np.concatenate([self.mass, np.zeros(missing)])
+        distinct, inverse = np.unique(item, return_inverse=True)
+        self.mass[distinct] += np.bincount(inverse, scale, len(distinct))
+
+    def add(self, source: Rows, target: Rows, weight: list[NDArray[np.float64]]) -> None:
+        """Count edges source → target (n,), each also several times; C weights (n,), already scaled by `scale`."""
+        key = (source << _SHIFT) | target
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        if not len(first):
+            return
+        key = key[first]
+        sums = [np.add.reduceat(each[order], first).astype(np.float32) for each in weight]
+        for run in (self._large, self._fresh):
+            at, there = run.find(key)
+            if there.any():
+                for column, each in zip(run.weight, sums, strict=True):
+                    column[at[there]] += each[there]
+                missing = ~there
+                key, sums = key[missing], [each[missing] for each in sums]
+        self._fresh.insert(key, sums)
+        if len(self._fresh.key) > max(_FRESH_LEAST, len(self._large.key) // _FRESH_SHARE):
+            self.merge()
+
+    def merge(self) -> None:
+        """Bring both runs together, and within the budget."""
+        self._large.insert(self._fresh.key, self._fresh.weight)
+        self._fresh = _Run()
+        before = len(self._large.key)
+        self._shorten()
+        if len(self._large.key) > self.budget:
+            spared = max(self.budget - self.budget // 8, 1)
+            strength = self._large.strength()
+            edge = np.partition(strength, len(strength) - spared)[len(strength) - spared]
+            kept = strength > edge
+            ties = np.flatnonzero(strength == edge)
+            kept[ties[: spared - int(kept.sum())]] = True
+            self._large.keep(kept)
+        self.evicted += before - len(self._large.key)
+        self._start = self._starts()
+
+    def _starts(self) -> Rows:
+        source = self._large.key >> _SHIFT
+        items = int(source[-1]) + 1 if len(source) else 0
+        return np.searchsorted(source, np.arange(items + 1))
+
+    def _shorten(self) -> None:
+        start = self._starts()
+        size = np.diff(start)
+        long = np.flatnonzero(size > self.neighbours)
+        if not len(long):
+            return
+        strength = self._large.strength()
+        kept = np.ones(len(strength), np.bool_)
+        for item in long.tolist():
+            mine = strength[start[item] : start[item + 1]]
+            spared = self.neighbours - self.neighbours // 8
+            kept[start[item] + np.argpartition(mine, len(mine) - spared)[: len(mine) - spared]] = False
+        self._large.keep(kept)
+
+    def lists(self, items: Rows) -> tuple[Rows, Rows, list[F32]]:
+        """The neighbour lists of `items` (R,): which of them (T,), neighbour (T,), C weights (T,), scaled as at the landmark.
+
+        An edge that lies in both runs does not exist: a new edge is in one of them.
+        """
+        whose, neighbour = [], []
+        weights: list[list[F32]] = []
+        for run, start, size in (self._slices_large(items), self._slices_fresh(items)):
+            total = int(size.sum())
+            if not total:
+                continue
+            place = np.repeat(start - (np.cumsum(size) - size), size) + np.arange(total)
+            whose.append(np.repeat(np.arange(len(items)), size))
+            neighbour.append(run.key[place] & _LOW)
+            weights.append([each[place] for each in run.weight])
+        if not whose:
+            none = np.zeros(0, np.int64)
+            return none, none, [np.zeros(0, np.float32) for _ in Column]
+        if len(whose) == 1:
+            return whose[0], neighbour[0], weights[0]
+        joined = [np.concatenate(columns) for columns in zip(*weights, strict=True)]
+        return np.concatenate(whose), np.concatenate(neighbour), joined
+
+    def _slices_large(self, items: Rows) -> tuple[_Run, Rows, Rows]:
+        known = np.minimum(items, len(self._start) - 1)
+        start, end = self._start[known], self._start[np.minimum(known + 1, len(self._start) - 1)]
+        return self._large, start, end - start
+
+    def _slices_fresh(self, items: Rows) -> tuple[_Run, Rows, Rows]:
+        start = np.searchsorted(self._fresh.key, items << _SHIFT)
+        return self._fresh, start, np.searchsorted(self._fresh.key, (items + 1) << _SHIFT) - start
+
+    def state(self) -> dict[str, object]:
+        """Merged: one array of keys and one per column."""
+        self.merge()
+        return {
+            "landmark_ms": self.landmark_ms,
+            "mass": self.mass.copy(),
+            "key": self._large.key,
+            "weight": np.stack(self._large.weight),
+            "evicted": self.evicted,
+        }
+
+    def restore(self, state: dict[str, object]) -> None:
+        key, weight, mass = state["key"], state["weight"], state["mass"]
+        assert isinstance(key, np.ndarray) and isinstance(weight, np.ndarray) and isinstance(mass, np.ndarray)
+        landmark, evicted = state["landmark_ms"], state["evicted"]
+        assert landmark is None or isinstance(landmark, int)
+        assert isinstance(evicted, int)
+        self.landmark_ms, self.evicted = landmark, evicted
+        self.mass = mass.copy()
+        self._large, self._fresh = _Run(key.copy(), [each.copy() for each in weight]), _Run()
+        self._start = self._starts()
