@@ -21,7 +21,7 @@ _TRUSTED = {Signal.TOGETHER: 3.0, Signal.SOON: 3.0, Signal.SESSION: 1.0, Signal.
 class Blend:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) with a step per call of `learn`; `version` counts the steps."""
 
-    def __init__(self, hidden: int, learning_rate: float, seed: int) -> None:
+    def __init__(self, hidden: int, learning_rate: float, seed: int, averaged: int = 100) -> None:
         rng = np.random.default_rng(seed)
         self.learning_rate = learning_rate
         linear = np.array([_TRUSTED.get(signal, 0.0) / 2 for signal in SIGNAL_OF], np.float32)
@@ -34,14 +34,17 @@ class Blend:
         }
         self._mean = {name: np.zeros_like(each, np.float64) for name, each in self.weights.items()}
         self._square = {name: np.zeros_like(each, np.float64) for name, each in self.weights.items()}
+        self.served = {name: each.copy() for name, each in self.weights.items()}
+        """What lists are made with: the mean of the weights over about the last `averaged` steps (Polyak & Juditsky 1992)"""
+        self.averaged = averaged
         self.version = 0
 
     def scores(self, x: F32, context: F32) -> F32:
         """(F, B, C), (D, B) → (B, C)"""
-        return self._forward(x, context)[0]
+        return self._forward(self.served, x, context)[0]
 
-    def _forward(self, x: F32, context: F32) -> tuple[F32, F32]:
-        w = self.weights
+    @staticmethod
+    def _forward(w: dict[str, F32], x: F32, context: F32) -> tuple[F32, F32]:
         _, users, wide = x.shape
         flat = x.reshape(FEATURES, users * wide)
         hidden = (w["inner"] @ flat).reshape(-1, users, wide)
@@ -52,7 +55,7 @@ class Blend:
 
     def learn(self, x: F32, context: F32, there: NDArray[np.bool_], target: NDArray[np.int64]) -> float:
         """One step on B events: candidates that are there (B, C), place of the taken one (B,). Returns the mean loss, nats."""
-        score, hidden = self._forward(x, context)
+        score, hidden = self._forward(self.weights, x, context)
         score = np.where(there, score, -np.inf)
         score -= score.max(axis=1, keepdims=True)
         p = np.exp(score)
@@ -85,11 +88,14 @@ class Blend:
             unbiased = mean / (1 - _BETA_1**self.version)
             root = np.sqrt(square / (1 - _BETA_2**self.version)) + _EPSILON
             self.weights[name] = (self.weights[name] - self.learning_rate * unbiased / root).astype(np.float32)
+        share = np.float32(max(1 / self.version, 1 / self.averaged))
+        for name, each in self.weights.items():
+            self.served[name] = self.served[name] + share * (each - self.served[name])
 
     def slopes(self, x: F32, context: F32) -> F32:
         """(F, B, k), (D, B) → (F, B, k): how the score changes with each feature; exact, the blend being piecewise linear."""
-        _, hidden = self._forward(x, context)
-        w = self.weights
+        w = self.served
+        _, hidden = self._forward(w, x, context)
         active = (hidden > 0) * w["outer"][:, None, None]
         through = (w["inner"].T @ active.reshape(len(active), -1)).reshape(x.shape)
         return through + w["linear"][:, None, None]
@@ -97,6 +103,7 @@ class Blend:
     def state(self) -> dict[str, object]:
         return {
             "weights": {name: each.copy() for name, each in self.weights.items()},
+            "served": {name: each.copy() for name, each in self.served.items()},
             "mean": {name: each.copy() for name, each in self._mean.items()},
             "square": {name: each.copy() for name, each in self._square.items()},
             "version": self.version,
@@ -106,7 +113,7 @@ class Blend:
         version = state["version"]
         assert isinstance(version, int)
         self.version = version
-        for mine, name in ((self.weights, "weights"), (self._mean, "mean"), (self._square, "square")):
+        for mine, name in ((self.weights, "weights"), (self.served, "served"), (self._mean, "mean"), (self._square, "square")):
             given = state[name]
             assert isinstance(given, dict)
             mine.update({key: each.copy() for key, each in given.items()})

@@ -41,6 +41,10 @@ class SignalOptions:
     hidden: int = 16
     """ReLU units of the blend."""
     learning_rate: float = 0.003
+    replayed: int = 4_096
+    """Judged events kept for further learning."""
+    steps_per_event: float = 0.25
+    """Steps of the blend, on 32 random kept events each, for every judged event: each is learned from 8 times."""
     seed: int = 0
 
     @classmethod

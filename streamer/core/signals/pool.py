@@ -90,7 +90,7 @@ class Pooling:
         at = np.where(there, at, 0)
         return Pool(
             item=np.where(there, what[at], NONE),
-            neighbour=[each[at] for each in scores],
+            neighbour=[np.where(there, each[at], np.float32(0)) for each in scores],
             highest=highest,
             lag=lag[at],
             taken=taken[at],

@@ -16,6 +16,7 @@ from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.item_counts import ItemCounts
 from streamer.core.signals.options import SignalOptions
 from streamer.core.signals.pool import SOON_DISCOUNT, Pool, Pooling
+from streamer.core.signals.replay import STEP_EVENTS, Replay
 from streamer.core.signals.safeguard import Safeguard
 
 Rows = NDArray[np.int64]
@@ -99,6 +100,8 @@ class Signals:
         self.edges = Edges(options.edge_half_life_ms, options.edge_budget, options.neighbours)
         self.blend = Blend(options.hidden, options.learning_rate, options.seed)
         self.safeguard = Safeguard(len(SINGLES))
+        self.replay = Replay(options.replayed, options.pool, options.seed)
+        self._owed = 0.0
         self._pooling = Pooling(options)
 
     # ------------------------------------------------------------------ counting
@@ -116,18 +119,20 @@ class Signals:
         scale = self.edges.scale(time_ms) * weight
         self.edges.add_items(item, scale)
         recent = past.item[:, : o.recent]
-        event, lag = np.nonzero((recent != NONE) & (recent != item[:, None]))
+        event, lag = np.nonzero(recent != NONE)
         source, target, amount = recent[event, lag], item[event], scale[event]
-        together = amount * (lag < past.session(o.session_gap_ms)[event])
+        other = source != target  # an item may follow itself, but is no neighbour of itself
+        both = amount * other
+        together = both * (lag < past.session(o.session_gap_ms)[event])
         none = np.zeros(len(event))
         forth = {
             Column.NEXT: amount * (lag == 0),
             Column.SOON: amount * SOON_DISCOUNT**lag,
-            Column.AFTER: amount,
+            Column.AFTER: both,
             Column.BEFORE: none,
             Column.SESSION: together,
         }
-        back = {Column.BEFORE: amount, Column.SESSION: together}
+        back = {Column.BEFORE: both, Column.SESSION: together}
         self.edges.add(
             np.concatenate([source, target]),
             np.concatenate([target, source]),
@@ -188,9 +193,11 @@ class Signals:
                 wanted = learn[at]
                 found, target = found[wanted], target[wanted]
             if len(found):
-                losses.append(
-                    self.blend.learn(block.x[:, found], block.context[:, found], there[found], target)
-                )
+                self.replay.add(block.x[:, found], block.context[:, found], there[found], target)
+                self._owed += len(found) * self.options.steps_per_event
+        while self._owed >= 1 and self.replay.seen >= STEP_EVENTS:
+            losses.append(self.replay.step(self.blend))
+            self._owed -= 1
         self.safeguard.judge(blend, singles)
         return Judged(blend, singles, float(np.mean(losses)) if losses else float("nan"))
 
