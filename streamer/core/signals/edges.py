@@ -10,6 +10,7 @@ Axes: n additions, M edges, N items, C columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -34,12 +35,10 @@ class Column(IntEnum):
     """j was the very next item after i."""
     SOON = 1
     """j came a few items after i, discounted by how many."""
-    AFTER = 2
-    """j came some time after i, within the window."""
-    BEFORE = 3
-    """j came some time before i. AFTER + BEFORE is co-occurrence."""
-    SESSION = 4
-    """i and j in one session."""
+    TOGETHER = 2
+    """i and j are in one window, whichever came first."""
+    SESSION = 3
+    """i and j are in one session."""
 
 
 COLUMNS = len(Column)
@@ -73,9 +72,8 @@ class _Run:
         self.weight = [each[kept] for each in self.weight]
 
     def strength(self) -> F32:
-        """(M,) by which an edge is weak or strong: co-occurrence, and what followed directly counts twice."""
-        w = self.weight
-        return w[Column.AFTER] + w[Column.BEFORE] + w[Column.NEXT]
+        """(M,) by which an edge is weak or strong; what followed directly counts twice."""
+        return self.weight[Column.TOGETHER] + self.weight[Column.NEXT]
 
 
 def _woven(mine: NDArray, new: NDArray, old: NDArray[np.bool_], at: Rows) -> NDArray:  # type: ignore[type-arg]
@@ -96,6 +94,7 @@ class Edges:
         self._large, self._fresh = _Run(), _Run()
         self._start = np.zeros(1, np.int64)
         """(N + 1,) where each item's list starts in the large run"""
+        self._target, self._strongest = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -166,7 +165,15 @@ class Edges:
             kept[ties[: spared - int(kept.sum())]] = True
             self._large.keep(kept)
         self.evicted += before - len(self._large.key)
+        self._index()
+
+    def _index(self) -> None:
+        """Where the lists of the large run lie, and each one's order by falling strength."""
+        key = self._large.key
         self._start = self._starts()
+        self._target = (key & _LOW).astype(np.int32)
+        weakness = np.int64(0x7FFFFFFF) - self._large.strength().view(np.int32)  # floats >= 0 sort like their bits
+        self._strongest = np.argsort((key & ~_LOW) | weakness, kind="stable").astype(np.int32)
 
     def _starts(self) -> Rows:
         source = self._large.key >> _SHIFT
@@ -181,43 +188,25 @@ class Edges:
             return
         strength = self._large.strength()
         kept = np.ones(len(strength), np.bool_)
+        spared = self.neighbours - self.neighbours // 8
         for item in long.tolist():
             mine = strength[start[item] : start[item + 1]]
-            spared = self.neighbours - self.neighbours // 8
             kept[start[item] + np.argpartition(mine, len(mine) - spared)[: len(mine) - spared]] = False
         self._large.keep(kept)
 
-    def lists(self, items: Rows) -> tuple[Rows, Rows, list[F32]]:
-        """The neighbour lists of `items` (R,): which of them (T,), neighbour (T,), C weights (T,), scaled as at the landmark.
-
-        An edge that lies in both runs does not exist: a new edge is in one of them.
+    def lists(self, items: Rows, most: Rows) -> Iterator[tuple[Rows, NDArray[np.int32], list[F32]]]:
+        """The neighbour lists of `items` (R,), two times: how many of each (R,), and one after the other the neighbours (T,)
+        and their C weights (T,), scaled as at the landmark. Of the older edges the `most` (R,) strongest, of new ones all.
         """
-        whose, neighbour = [], []
-        weights: list[list[F32]] = []
-        for run, start, size in (self._slices_large(items), self._slices_fresh(items)):
-            total = int(size.sum())
-            if not total:
-                continue
-            place = np.repeat(start - (np.cumsum(size) - size), size) + np.arange(total)
-            whose.append(np.repeat(np.arange(len(items)), size))
-            neighbour.append(run.key[place] & _LOW)
-            weights.append([each[place] for each in run.weight])
-        if not whose:
-            none = np.zeros(0, np.int64)
-            return none, none, [np.zeros(0, np.float32) for _ in Column]
-        if len(whose) == 1:
-            return whose[0], neighbour[0], weights[0]
-        joined = [np.concatenate(columns) for columns in zip(*weights, strict=True)]
-        return np.concatenate(whose), np.concatenate(neighbour), joined
-
-    def _slices_large(self, items: Rows) -> tuple[_Run, Rows, Rows]:
         known = np.minimum(items, len(self._start) - 1)
         start, end = self._start[known], self._start[np.minimum(known + 1, len(self._start) - 1)]
-        return self._large, start, end - start
-
-    def _slices_fresh(self, items: Rows) -> tuple[_Run, Rows, Rows]:
+        size = np.minimum(end - start, most)
+        place = self._strongest[_ranges(start, size)]
+        yield size, self._target[place], [each[place] for each in self._large.weight]
         start = np.searchsorted(self._fresh.key, items << _SHIFT)
-        return self._fresh, start, np.searchsorted(self._fresh.key, (items + 1) << _SHIFT) - start
+        size = np.searchsorted(self._fresh.key, (items + 1) << _SHIFT) - start
+        place = _ranges(start, size)
+        yield size, (self._fresh.key[place] & _LOW).astype(np.int32), [each[place] for each in self._fresh.weight]
 
     def state(self) -> dict[str, object]:
         """Merged: one array of keys and one per column."""
@@ -239,4 +228,10 @@ class Edges:
         self.landmark_ms, self.evicted = landmark, evicted
         self.mass = mass.copy()
         self._large, self._fresh = _Run(key.copy(), [each.copy() for each in weight]), _Run()
-        self._start = self._starts()
+        self._index()
+
+
+def _ranges(start: Rows, size: Rows) -> Rows:
+    """start[0], start[0] + 1, … (size[0] of them), start[1], …"""
+    ends = np.cumsum(size)
+    return np.repeat(start - (ends - size), size) + np.arange(int(ends[-1]) if len(ends) else 0)

@@ -32,13 +32,12 @@ class Signal(IntEnum):
     POPULAR_EVER = 3
     NEXT = 4
     SOON = 5
-    AFTER = 6
-    TOGETHER = 7
-    SESSION = 8
-    REPEAT = 9
-    AGE = 10
-    GRU = 11
-    TEXT = 12
+    TOGETHER = 6
+    SESSION = 7
+    REPEAT = 8
+    AGE = 9
+    GRU = 10
+    TEXT = 11
 
 
 _LOG_FLOOR = np.float32(1e-3)

@@ -30,6 +30,8 @@ class SignalOptions:
     """Of an item at most."""
     recent: int = 20
     """A user's last items from which pairs are counted and neighbours are looked up."""
+    lists: tuple[int, ...] = (512, 512, 512, 512, 512, 64)
+    """How many of the strongest neighbours are looked at, of the last item, the one before, …; the last number for all older."""
     remembered: int = 100
     """A user's last items that are repeat candidates."""
     session_gap_ms: int = 30 * 60 * 1000

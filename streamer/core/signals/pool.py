@@ -1,7 +1,7 @@
 """The candidates of a block of users, and what each neighbour signal says about them.
 
-Axes: B users of the block, m recent items, W remembered items, N items, T list entries, U pooled (user, item) pairs,
-C candidates of a user.
+Axes: B users of the block, m recent items, W remembered items, N items, R neighbour lists, T list entries, U pooled
+(user, item) pairs by user, C candidates of a user.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Rows = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
 SOON_ITEMS, SOON_DISCOUNT = 5, 0.6
-AFTER_DISCOUNT, TOGETHER_DISCOUNT = 0.7, 0.9
+TOGETHER_DISCOUNT = 0.9
 SHRINK = 1.0
 """Events added to an item's count where it is a denominator: what rests on one event is worth less than on many."""
 NEVER_TAKEN = 10_000
-KINDS = 5
-"""next, soon, after, together, session: the neighbour signals."""
+KINDS = len(Column)
+"""Neighbour signals: each sums one column of the edges."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Candidates, -1 where a user has fewer."""
+    """Candidates, NONE where a user has fewer; scores are 0 there."""
 
     item: Rows
     """(B, C)"""
@@ -43,12 +43,21 @@ class Pool:
     """(B, C) how often it is among the remembered"""
 
 
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    slot: NDArray[np.int64]
+    """(T,) user * N + item"""
+    value: list[F32]
+    """KINDS times (T,)"""
+
+
 class Pooling:
     """Makes pools; keeps its working memory between calls."""
 
     def __init__(self, options: SignalOptions) -> None:
         self._options = options
         self._place = np.zeros(0, np.int32)
+        self._most = np.array([*options.lists, *[options.lists[-1]] * options.recent], np.int64)
 
     def gather(
         self, past: Contexts, edges: Edges, shared: Rows, popular: F32, items: int, excluded: Rows, extra: Rows
@@ -57,80 +66,92 @@ class Pooling:
         excluded (M, 2): pairs of (user, item); extra (B, X): further candidates, NONE = none.
         """
         o, users = self._options, len(past)
-        owner_t, item_t, kinds = self._neighbours(past, edges)
-        back, when = np.nonzero(past.item[:, ::-1][:, -o.remembered :] != NONE) if o.repeats else (_none(), _none())
-        remembered = past.item[:, ::-1][:, -o.remembered :]
-        past_item = remembered[back, when]
+        neighbours = self._neighbours(past, edges, items)
+        remembered = past.item[:, : o.remembered if o.repeats else 0][:, ::-1]
+        who, when = np.nonzero(remembered != NONE)
         some, which = np.nonzero(extra != NONE)
-        owner = np.concatenate([owner_t, back, np.repeat(np.arange(users), len(shared)), some])
-        item = np.concatenate([item_t, past_item, np.tile(shared, users), extra[some, which]])
-        slot = owner * items + item
-        distinct, where = self._distinct(slot, owner, users * items)
-        whose, what = owner[distinct], item[distinct]
-        pooled = len(distinct)
-        scores = [np.bincount(where[: len(item_t)], each, pooled).astype(np.float32) for each in kinds]
-        mass = np.append(edges.mass, np.zeros(max(items - len(edges.mass), 0)))
-        now = edges.one(int(past.now_ms.max(initial=0)))
-        cosine = (1 / np.sqrt(mass + SHRINK * now)).astype(np.float32)[what]
-        for kind in (3, 4):
-            scores[kind] *= cosine
-        lag = np.full(pooled, NEVER_TAKEN, np.int32)
-        mine = where[len(item_t) : len(item_t) + len(back)]
-        lag[mine] = remembered.shape[1] - 1 - when  # newest last, so the newest is what stays
-        taken = np.bincount(mine, minlength=pooled).astype(np.float32)
+        base = np.arange(users) * items
+        parts = [
+            *(each.slot for each in neighbours),
+            base[who] + remembered[who, when],
+            (base[:, None] + shared).ravel(),
+            base[some] + extra[some, which],
+        ]
+        slot = np.concatenate(parts)
+        ends = np.cumsum([len(each) for each in parts])
+        pooled, where = self._distinct(slot, users * items)
+        whose = (pooled // items).astype(np.int16)
+        order = np.argsort(whose, kind="stable")  # radix
+        pooled, whose = pooled[order], whose[order]
+        back = np.empty(len(order), np.int32)
+        back[order] = np.arange(len(order), dtype=np.int32)
+        where = back[where]
+        self._place[pooled] = np.arange(len(pooled), dtype=np.int32)
+        what = pooled - base[whose]
+        heard = int(ends[len(neighbours) - 1])
+        scores = [
+            np.bincount(where[:heard], np.concatenate([each.value[k] for each in neighbours]), len(pooled)).astype(
+                np.float32
+            )
+            for k in range(KINDS)
+        ]
+        cosine = _of_items(edges.mass, SHRINK * edges.one(int(past.now_ms.max(initial=0))), items)[what]
+        scores[Column.TOGETHER] *= cosine
+        scores[Column.SESSION] *= cosine
         start = np.searchsorted(whose, np.arange(users + 1))
         highest = [_highest(each, start) for each in scores]
-        liking = popular[what] + np.where(lag < NEVER_TAKEN, np.float32(0.5) + 1 / (1 + lag).astype(np.float32), np.float32(0))
+        liking = popular[what]
         for each, top in zip(scores, highest, strict=True):
-            liking += each / np.maximum(top, 1e-20)[whose]
-        liking[where[len(item_t) + len(back) + users * len(shared) :]] += np.float32(1)
-        self._exclude(liking, slot[distinct], excluded[:, 0] * items + excluded[:, 1])
+            liking += each * np.repeat(1 / np.maximum(top, 1e-20), np.diff(start))
+        lag = np.full(len(pooled), NEVER_TAKEN, np.int32)
+        mine = where[heard : ends[len(neighbours)]]
+        lag[mine] = remembered.shape[1] - 1 - when  # newest last, so the newest is what stays
+        taken = np.bincount(mine, minlength=len(pooled)).astype(np.float32)
+        liking[mine] += 0.5 + 1 / (1 + lag[mine]).astype(np.float32)
+        liking[where[ends[-2] :]] += np.float32(1)
+        self._exclude(liking, pooled, excluded[:, 0] * items + excluded[:, 1])
         at = _best(liking, start, o.pool)
         there = at >= 0
-        at = np.where(there, at, 0)
+        at = np.maximum(at, 0)
         return Pool(
             item=np.where(there, what[at], NONE),
             neighbour=[np.where(there, each[at], np.float32(0)) for each in scores],
             highest=highest,
             lag=lag[at],
-            taken=taken[at],
+            taken=taken[at] * there,
         )
 
-    def _neighbours(self, past: Contexts, edges: Edges) -> tuple[Rows, Rows, list[NDArray[np.float64]]]:
-        """Entries (T,) of the lists of the recent items: user, item, and KINDS contributions."""
+    def _neighbours(self, past: Contexts, edges: Edges, items: int) -> list[_Entries]:
+        """What the neighbour lists of the recent items say."""
         o = self._options
         recent = past.item[:, : o.recent]
-        lags = np.arange(recent.shape[1])
         repeated = np.tril(recent[:, :, None] == recent[:, None, :], -1).any(axis=2)
         user, lag = np.nonzero((recent != NONE) & ~repeated)
         source = recent[user, lag]
-        list_, item, w = edges.lists(source)
-        known = source < len(edges.mass)
-        mass = np.where(known, edges.mass[np.where(known, source, 0)], 0.0) if len(edges.mass) else np.zeros(len(source))
-        mass += SHRINK * edges.one(int(past.now_ms.max(initial=0)))
+        now = SHRINK * edges.one(int(past.now_ms.max(initial=0)))
+        root = _of_items(edges.mass, now, items)[source]
         in_session = lag < past.session(o.session_gap_ms)[user]
-        root = 1 / np.sqrt(mass)
-        factor = (
-            (lag == 0) / mass,
-            np.where(lag < SOON_ITEMS, SOON_DISCOUNT**lag, 0.0) / mass,
-            AFTER_DISCOUNT**lag / mass,
+        factor = [
+            (lag == 0) * root**2,
+            np.where(lag < SOON_ITEMS, SOON_DISCOUNT**lag, 0.0) * root**2,
             TOGETHER_DISCOUNT**lag * root,
             in_session * root,
-        )
-        del lags
-        together = w[Column.AFTER] + w[Column.BEFORE]
-        columns = (w[Column.NEXT], w[Column.SOON], w[Column.AFTER], together, w[Column.SESSION])
-        return user[list_], item, [c * f[list_] for c, f in zip(columns, factor, strict=True)]
+        ]
+        row = [each.astype(np.float32) for each in factor]
+        found = []
+        for size, item, weights in edges.lists(source, self._most[lag]):
+            slot = np.repeat(user * items, size) + item
+            found.append(_Entries(slot, [w * np.repeat(f, size) for w, f in zip(weights, row, strict=True)]))
+        return found
 
-    def _distinct(self, slot: Rows, owner: Rows, slots: int) -> tuple[Rows, NDArray[np.int32]]:
-        """One entry of each slot, by user; and where each entry's slot is among them."""
+    def _distinct(self, slot: Rows, slots: int) -> tuple[Rows, NDArray[np.int32]]:
+        """Each slot once, and where each entry's slot is among them."""
         if len(self._place) < slots:
             self._place = np.zeros(slots, np.int32)
         place, number = self._place, np.arange(len(slot), dtype=np.int32)
         place[slot] = number
-        chosen = np.flatnonzero(place[slot] == number)
-        chosen = chosen[np.argsort(owner[chosen].astype(np.int16), kind="stable")]
-        place[slot[chosen]] = np.arange(len(chosen), dtype=np.int32)
+        chosen = slot[np.flatnonzero(place[slot] == number)]
+        place[chosen] = number[: len(chosen)]
         return chosen, place[slot]
 
     def _exclude(self, liking: F32, slots: Rows, excluded: Rows) -> None:
@@ -139,8 +160,12 @@ class Pooling:
             liking[at[slots[at] == excluded]] = -np.inf
 
 
-def _none() -> Rows:
-    return np.zeros(0, np.int64)
+def _of_items(mass: NDArray[np.float64], more: float, items: int) -> F32:
+    """(N,) 1 / √(events + more)"""
+    out = np.full(items, 1 / np.sqrt(more), np.float32)
+    known = mass[:items]
+    out[: len(known)] = 1 / np.sqrt(known + more)
+    return out
 
 
 def _highest(scores: F32, start: Rows) -> F32:
@@ -154,13 +179,12 @@ def _highest(scores: F32, start: Rows) -> F32:
 def _best(liking: F32, start: Rows, most: int) -> Rows:
     """(B, C) places of each user's most liked, in no order; -1 = none left."""
     size = np.diff(start)
-    width = int(size.max(initial=0))
-    padded = np.full((len(size), max(width, 1)), -np.inf, np.float32)
-    column = np.arange(len(liking)) - np.repeat(start[:-1], size)
-    padded[np.repeat(np.arange(len(size)), size), column] = liking
+    width = int(size.max(initial=1))
+    place = start[:-1, None] + np.arange(width)
+    inside = np.arange(width) < size[:, None]
+    padded = np.where(inside, liking[np.minimum(place, max(len(liking) - 1, 0))], np.float32(-np.inf))
     if width > most:
-        chosen = np.argpartition(padded, width - most, axis=1)[:, width - most :]
-    else:
-        chosen = np.broadcast_to(np.arange(padded.shape[1]), padded.shape)
-    there = np.take_along_axis(padded, chosen, 1) > -np.inf
-    return np.where(there, start[:-1, None] + chosen, -1)
+        place = np.take_along_axis(place, np.argpartition(padded, width - most, axis=1)[:, width - most :], 1)
+        padded = liking[np.minimum(place, len(liking) - 1)]
+        inside = place < (start[:-1] + size)[:, None]
+    return np.where(inside & (padded > -np.inf), place, -1)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.signals.blend import Blend
-from streamer.core.signals.edges import Column, Edges
+from streamer.core.signals.edges import Edges
 from streamer.core.signals.features import FEATURES, SIGNAL_OF, ItemFeatures, Signal, features
 from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.item_counts import ItemCounts
@@ -41,6 +41,7 @@ SINGLES = (
 _SHARE_OF = np.array([np.flatnonzero(np.array(SIGNAL_OF) == signal)[1] for signal in SINGLES])
 """Feature that ranks by a signal alone: its share of the maximum."""
 _EVER = int(np.flatnonzero(np.array(SIGNAL_OF) == Signal.POPULAR_EVER)[1])
+_OF_SIGNAL = np.array([[signal == each for each in SIGNAL_OF] for signal in Signal], np.float32)
 _TIE = np.float32(1e-4)
 
 
@@ -125,18 +126,12 @@ class Signals:
         both = amount * other
         together = both * (lag < past.session(o.session_gap_ms)[event])
         none = np.zeros(len(event))
-        forth = {
-            Column.NEXT: amount * (lag == 0),
-            Column.SOON: amount * SOON_DISCOUNT**lag,
-            Column.AFTER: both,
-            Column.BEFORE: none,
-            Column.SESSION: together,
-        }
-        back = {Column.BEFORE: both, Column.SESSION: together}
+        forth = [amount * (lag == 0), amount * SOON_DISCOUNT**lag, both, together]
+        back = [none, none, both, together]
         self.edges.add(
             np.concatenate([source, target]),
             np.concatenate([target, source]),
-            [np.concatenate([forth[column], back.get(column, none)]) for column in Column],
+            [np.concatenate(each) for each in zip(forth, back, strict=True)],
         )
 
     # ------------------------------------------------------------------ ranking
@@ -249,13 +244,13 @@ class Signals:
 
     def _carrier(self, block: _Block, best: Rows) -> NDArray[np.uint8]:
         """The signal whose features lift each of the best (B, k) most above the average candidate."""
-        there = (block.pool.item != NONE)[None]
-        mean = (block.x * there).sum(axis=2) / np.maximum(there.sum(axis=2), 1)
-        x = np.take_along_axis(block.x, np.broadcast_to(best, (FEATURES, *best.shape)), 2)
-        lift = self.blend.slopes(x, block.context) * (x - mean[:, :, None])
-        by_signal = np.zeros((len(Signal), *best.shape), np.float32)
-        np.add.at(by_signal, np.array(SIGNAL_OF, np.int64), lift)
-        return by_signal.argmax(axis=0).astype(np.uint8)
+        _, users, wide = block.x.shape
+        chosen = (best + np.arange(users)[:, None] * wide).ravel()
+        x = block.x.reshape(FEATURES, -1)[:, chosen].reshape(FEATURES, *best.shape)
+        lift = self.blend.slopes(x, block.context)
+        lift *= x - block.x.mean(axis=2)[:, :, None]
+        by_signal = _OF_SIGNAL @ lift.reshape(FEATURES, -1)
+        return by_signal.argmax(axis=0).astype(np.uint8).reshape(best.shape)
 
     # ------------------------------------------------------------------ keeping
     def state(self) -> dict[str, Any]:
