@@ -5,6 +5,8 @@ Axes: F features, D context features, J hidden units, B events, C candidates.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,13 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
-_TRUSTED = {Signal.TOGETHER: 3.0, Signal.SOON: 3.0, Signal.SESSION: 1.0, Signal.POPULAR: 1.0, Signal.POPULAR_SLOW: 1.0}
+_TRUSTED = {
+    Signal.TOGETHER: 3.0,
+    Signal.SOON: 3.0,
+    Signal.SESSION: 1.0,
+    Signal.POPULAR: 1.0,
+    Signal.POPULAR_SLOW: 1.0,
+}
 """Before anything was learned."""
 
 
@@ -87,7 +95,9 @@ class Blend:
             square = self._square[name] = _BETA_2 * self._square[name] + (1 - _BETA_2) * gradient**2
             unbiased = mean / (1 - _BETA_1**self.version)
             root = np.sqrt(square / (1 - _BETA_2**self.version)) + _EPSILON
-            self.weights[name] = (self.weights[name] - self.learning_rate * unbiased / root).astype(np.float32)
+            self.weights[name] = (self.weights[name] - self.learning_rate * unbiased / root).astype(
+                np.float32
+            )
         share = np.float32(max(1 / self.version, 1 / self.averaged))
         for name, each in self.weights.items():
             self.served[name] = self.served[name] + share * (each - self.served[name])
@@ -100,7 +110,7 @@ class Blend:
         through = (w["inner"].T @ active.reshape(len(active), -1)).reshape(x.shape)
         return through + w["linear"][:, None, None]
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         return {
             "weights": {name: each.copy() for name, each in self.weights.items()},
             "served": {name: each.copy() for name, each in self.served.items()},
@@ -109,11 +119,14 @@ class Blend:
             "version": self.version,
         }
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         version = state["version"]
-        assert isinstance(version, int)
         self.version = version
-        for mine, name in ((self.weights, "weights"), (self.served, "served"), (self._mean, "mean"), (self._square, "square")):
+        for mine, name in (
+            (self.weights, "weights"),
+            (self.served, "served"),
+            (self._mean, "mean"),
+            (self._square, "square"),
+        ):
             given = state[name]
-            assert isinstance(given, dict)
             mine.update({key: each.copy() for key, each in given.items()})

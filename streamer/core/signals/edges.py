@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,9 @@ class Edges:
         """What a count of one that entered at this time weighs; the landmark stays."""
         if self.landmark_ms is None:
             return 1.0
-        return float(np.exp2(np.clip((time_ms - self.landmark_ms) / self.half_life_ms, -_RESCALE_AT, _RESCALE_AT)))
+        return float(
+            np.exp2(np.clip((time_ms - self.landmark_ms) / self.half_life_ms, -_RESCALE_AT, _RESCALE_AT))
+        )
 
     def add_items(self, item: Rows, scale: NDArray[np.float64]) -> None:
         """Events (n,) and their scaled weights (n,)."""
@@ -172,7 +175,9 @@ class Edges:
         key = self._large.key
         self._start = self._starts()
         self._target = (key & _LOW).astype(np.int32)
-        weakness = np.int64(0x7FFFFFFF) - self._large.strength().view(np.int32)  # floats >= 0 sort like their bits
+        weakness = np.int64(0x7FFFFFFF) - self._large.strength().view(
+            np.int32
+        )  # floats >= 0 sort like their bits
         self._strongest = np.argsort((key & ~_LOW) | weakness, kind="stable").astype(np.int32)
 
     def _starts(self) -> Rows:
@@ -205,10 +210,14 @@ class Edges:
         yield size, self._target[place], [each[place] for each in self._large.weight]
         start = np.searchsorted(self._fresh.key, items << _SHIFT)
         size = np.searchsorted(self._fresh.key, (items + 1) << _SHIFT) - start
-        place = _ranges(start, size)
-        yield size, (self._fresh.key[place] & _LOW).astype(np.int32), [each[place] for each in self._fresh.weight]
+        at = _ranges(start, size)
+        yield (
+            size,
+            (self._fresh.key[at] & _LOW).astype(np.int32),
+            [each[at] for each in self._fresh.weight],
+        )
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Merged: one array of keys and one per column."""
         self.merge()
         return {
@@ -219,12 +228,9 @@ class Edges:
             "evicted": self.evicted,
         }
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         key, weight, mass = state["key"], state["weight"], state["mass"]
-        assert isinstance(key, np.ndarray) and isinstance(weight, np.ndarray) and isinstance(mass, np.ndarray)
         landmark, evicted = state["landmark_ms"], state["evicted"]
-        assert landmark is None or isinstance(landmark, int)
-        assert isinstance(evicted, int)
         self.landmark_ms, self.evicted = landmark, evicted
         self.mass = mass.copy()
         self._large, self._fresh = _Run(key.copy(), [each.copy() for each in weight]), _Run()

@@ -71,7 +71,9 @@ class ItemFeatures:
     """(N,) how much an item is liked at large: the mean of its shares"""
 
     @classmethod
-    def of(cls, counts: ItemCounts, again: NDArray[np.float64], options: SignalOptions, now_ms: int) -> ItemFeatures:
+    def of(
+        cls, counts: ItemCounts, again: NDArray[np.float64], options: SignalOptions, now_ms: int
+    ) -> ItemFeatures:
         shares = counts.shares().astype(np.float32)
         top = shares.max(axis=1, initial=1e-20)[:, None]
         relative = shares / top
@@ -159,12 +161,14 @@ def _context(past: Contexts, pool: Pool, items: ItemFeatures, edges: Edges, opti
 
 def _log(scores: F32) -> F32:
     """Scores of 0..1 → 0..1, and slowly on above."""
-    return np.log(scores * (1 / _LOG_FLOOR) + np.float32(1)) * _LOG_SCALE
+    logs: F32 = np.log(scores * (1 / _LOG_FLOOR) + np.float32(1)) * _LOG_SCALE
+    return logs
 
 
 def _ticks(elapsed_ms: Rows, options: SignalOptions) -> F32:
     ticks = np.maximum(elapsed_ms, 0).astype(np.float32) * np.float32(1 / options.tick_ms)
-    return np.log(ticks + np.float32(1)) * _TICKS
+    logs: F32 = np.log(ticks + np.float32(1)) * _TICKS
+    return logs
 
 
 def _standard(scores: F32, there: NDArray[np.bool_]) -> tuple[F32, F32]:
@@ -172,7 +176,9 @@ def _standard(scores: F32, there: NDArray[np.bool_]) -> tuple[F32, F32]:
     n = np.maximum(there.sum(axis=1, keepdims=True), 1)
     known = np.where(there, scores, 0)
     mean = known.sum(axis=1, keepdims=True) / n
-    deviation = np.sqrt((np.where(there, scores - mean, 0) ** 2).sum(axis=1, keepdims=True) / n) + np.float32(1e-6)
+    deviation = np.sqrt((np.where(there, scores - mean, 0) ** 2).sum(axis=1, keepdims=True) / n) + np.float32(
+        1e-6
+    )
     highest = np.where(there, scores, -np.inf).max(axis=1, keepdims=True, initial=-1e30)
     share = np.exp(np.minimum(scores - highest, 0))
     return np.clip((scores - mean) / deviation, -4, 4) / 4 * there, share * there
@@ -181,5 +187,5 @@ def _standard(scores: F32, there: NDArray[np.bool_]) -> tuple[F32, F32]:
 def _top(scores: F32, most: int) -> Rows:
     some = np.flatnonzero(scores > 0)
     if len(some) > most:
-        some = some[np.argpartition(scores[some], len(some) - most)[len(some) - most :]]
+        some = some[np.argpartition(-scores[some], most)[:most]]
     return some

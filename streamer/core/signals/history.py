@@ -40,7 +40,8 @@ class Contexts:
             return np.zeros(len(self), np.int64)
         later = np.concatenate([self.now_ms[:, None], self.time_ms[:, :-1]], axis=1)
         goes_on = (self.item != NONE) & (later - self.time_ms <= gap_ms)
-        return np.logical_and.accumulate(goes_on, axis=1).sum(axis=1)
+        lasting: Rows = np.logical_and.accumulate(goes_on, axis=1).sum(axis=1)
+        return lasting
 
 
 class Histories:
@@ -100,7 +101,7 @@ class Histories:
 
 
 def _grouped(user: Rows) -> tuple[Rows, Rows, Rows, Rows]:
-    """Places of the events by user, in stream order; of each, in that order: its number in its group, the group's start and size."""
+    """Places of the events by user, in stream order; then each one's number in its group, the group's start and size."""
     order = np.argsort(user, kind="stable")
     first = np.flatnonzero(np.diff(user[order], prepend=-1))
     size = np.diff(np.append(first, len(user)))

@@ -6,6 +6,7 @@ Axes: n events, N items (growing), H half-lives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ class ItemCounts:
         """(H, N) shares of all events."""
         return self.count / np.maximum(self.total, 1e-300)[:, None]
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         return {
             "landmark_ms": list(self.landmark_ms),
             "count": self.count.copy(),
@@ -93,6 +94,6 @@ class ItemCounts:
             "events": self.events,
         }
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value.copy() if isinstance(value, np.ndarray | list) else value)

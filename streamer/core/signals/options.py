@@ -50,7 +50,9 @@ class SignalOptions:
     seed: int = 0
 
     @classmethod
-    def for_log(cls, time_ms: NDArray[np.int64], *, repeats: bool, edge_budget: int = 2_000_000) -> SignalOptions:
+    def for_log(
+        cls, time_ms: NDArray[np.int64], *, repeats: bool, edge_budget: int = 2_000_000
+    ) -> SignalOptions:
         """Clocks of a log whose events have these times (n,), n >= 1: a half-life of h events is h average intervals."""
         if not len(time_ms):
             raise ValueError("no event: the clocks of the signals are set by the times of a training log")

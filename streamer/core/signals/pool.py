@@ -41,12 +41,45 @@ class Pool:
     """(B, C) how many events ago the user took it last, NEVER_TAKEN where it is not among the remembered"""
     taken: F32
     """(B, C) how often it is among the remembered"""
+    entries: list[Entries]
+    """What the scores were summed from"""
+    items: int
+    """N"""
+
+    def supporters(self, best: Rows) -> Rows:
+        """(B, k) the recent item that supports each candidate of the places `best` (B, k) most, NONE without one."""
+        slot = np.take_along_axis(self.item, best, 1) + np.arange(len(best))[:, None] * self.items
+        wanted = slot.ravel()
+        if not self.entries:
+            return np.full(best.shape, NONE, np.int64)
+        order = np.argsort(wanted, kind="stable")
+        out = np.full(len(wanted), NONE, np.int64)
+        mark = np.zeros(len(best) * self.items + 1, np.bool_)
+        mark[wanted] = True
+        hits = [np.flatnonzero(mark[each.slot]) for each in self.entries]
+        of = np.concatenate([each.slot[hit] for each, hit in zip(self.entries, hits, strict=True)])
+        source = np.concatenate([each.source[hit] for each, hit in zip(self.entries, hits, strict=True)])
+        support = np.concatenate(
+            [
+                sum((v[hit] for v in each.value), np.float32(0))
+                for each, hit in zip(self.entries, hits, strict=True)
+            ]
+        )
+        rising = np.argsort(support, kind="stable")
+        out[order[np.searchsorted(wanted[order], of[rising])]] = source[
+            rising
+        ]  # the strongest is written last
+        return np.where(self.item[np.arange(len(best))[:, None], best] != NONE, out.reshape(best.shape), NONE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Entries:
-    slot: NDArray[np.int64]
+class Entries:
+    """Entries of neighbour lists, T of them."""
+
+    slot: Rows
     """(T,) user * N + item"""
+    source: Rows
+    """(T,) whose neighbour it is"""
     value: list[F32]
     """KINDS times (T,)"""
 
@@ -60,7 +93,14 @@ class Pooling:
         self._most = np.array([*options.lists, *[options.lists[-1]] * options.recent], np.int64)
 
     def gather(
-        self, past: Contexts, edges: Edges, shared: Rows, popular: F32, items: int, excluded: Rows, extra: Rows
+        self,
+        past: Contexts,
+        edges: Edges,
+        shared: Rows,
+        popular: F32,
+        items: int,
+        excluded: Rows,
+        extra: Rows,
     ) -> Pool:
         """past (B,); shared (G,): candidates of everyone; popular (N,): a share, how much an item is liked at large; N = items;
         excluded (M, 2): pairs of (user, item); extra (B, X): further candidates, NONE = none.
@@ -79,6 +119,8 @@ class Pooling:
         ]
         slot = np.concatenate(parts)
         ends = np.cumsum([len(each) for each in parts])
+        if not len(slot):
+            return _empty(users, items)
         pooled, where = self._distinct(slot, users * items)
         whose = (pooled // items).astype(np.int16)
         order = np.argsort(whose, kind="stable")  # radix
@@ -90,9 +132,9 @@ class Pooling:
         what = pooled - base[whose]
         heard = int(ends[len(neighbours) - 1])
         scores = [
-            np.bincount(where[:heard], np.concatenate([each.value[k] for each in neighbours]), len(pooled)).astype(
-                np.float32
-            )
+            np.bincount(
+                where[:heard], np.concatenate([each.value[k] for each in neighbours]), len(pooled)
+            ).astype(np.float32)
             for k in range(KINDS)
         ]
         cosine = _of_items(edges.mass, SHRINK * edges.one(int(past.now_ms.max(initial=0))), items)[what]
@@ -119,9 +161,11 @@ class Pooling:
             highest=highest,
             lag=lag[at],
             taken=taken[at] * there,
+            entries=neighbours,
+            items=items,
         )
 
-    def _neighbours(self, past: Contexts, edges: Edges, items: int) -> list[_Entries]:
+    def _neighbours(self, past: Contexts, edges: Edges, items: int) -> list[Entries]:
         """What the neighbour lists of the recent items say."""
         o = self._options
         recent = past.item[:, : o.recent]
@@ -141,7 +185,8 @@ class Pooling:
         found = []
         for size, item, weights in edges.lists(source, self._most[lag]):
             slot = np.repeat(user * items, size) + item
-            found.append(_Entries(slot, [w * np.repeat(f, size) for w, f in zip(weights, row, strict=True)]))
+            value = [w * np.repeat(f, size) for w, f in zip(weights, row, strict=True)]
+            found.append(Entries(slot, np.repeat(source, size), value))
         return found
 
     def _distinct(self, slot: Rows, slots: int) -> tuple[Rows, NDArray[np.int32]]:
@@ -158,6 +203,19 @@ class Pooling:
         if len(excluded) and len(slots):
             at = np.minimum(self._place[excluded], len(slots) - 1)  # stale where the pair is not pooled
             liking[at[slots[at] == excluded]] = -np.inf
+
+
+def _empty(users: int, items: int) -> Pool:
+    nothing = np.zeros((users, 1), np.float32)
+    return Pool(
+        item=np.full((users, 1), NONE, np.int64),
+        neighbour=[nothing] * KINDS,
+        highest=[nothing[:, 0]] * KINDS,
+        lag=np.full((users, 1), NEVER_TAKEN, np.int32),
+        taken=nothing,
+        entries=[],
+        items=items,
+    )
 
 
 def _of_items(mass: NDArray[np.float64], more: float, items: int) -> F32:
@@ -182,7 +240,7 @@ def _best(liking: F32, start: Rows, most: int) -> Rows:
     width = int(size.max(initial=1))
     place = start[:-1, None] + np.arange(width)
     inside = np.arange(width) < size[:, None]
-    padded = np.where(inside, liking[np.minimum(place, max(len(liking) - 1, 0))], np.float32(-np.inf))
+    padded = np.where(inside, liking[np.minimum(place, len(liking) - 1)], np.float32(-np.inf))
     if width > most:
         place = np.take_along_axis(place, np.argpartition(padded, width - most, axis=1)[:, width - most :], 1)
         padded = liking[np.minimum(place, len(liking) - 1)]

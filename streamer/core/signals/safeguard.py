@@ -6,6 +6,8 @@ If the 95 % interval of the paired difference lies wholly below 0, the signal ta
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,7 +49,7 @@ class Safeguard:
             self.falls += self.serving is None
             self.serving = best
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         return {
             "gains": self._gains.copy(),
             "judged": self.judged,
@@ -55,9 +57,6 @@ class Safeguard:
             "falls": self.falls,
         }
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         given, judged, serving, falls = state["gains"], state["judged"], state["serving"], state["falls"]
-        assert isinstance(given, np.ndarray)
-        assert isinstance(judged, int) and isinstance(falls, int)
-        assert serving is None or isinstance(serving, int)
         self._gains, self.judged, self.serving, self.falls = given.copy(), judged, serving, falls

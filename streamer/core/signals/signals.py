@@ -66,14 +66,14 @@ class Ranked:
     signal: NDArray[np.uint8]
     """(n, k) the `Signal` that carried each most"""
     because: Rows
-    """(n, k) the past item that supports it most, NONE without one"""
+    """(n, k) the past item that supports it most, itself where it is a repeat; NONE without one"""
     weights: int
     """Version of the blend's weights"""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Ranks (n,), 1-based, 0 = not among the candidates, of the items taken: by the blend, and (n, S) by each of SINGLES alone."""
+    """Ranks (n,), 1-based, 0 = no candidate, of the items taken: by the blend, and (n, S) by each of SINGLES alone."""
 
     blend: Rows
     singles: Rows
@@ -155,7 +155,11 @@ class Signals:
             there = chosen > -np.inf
             ranked.item[block.at, :wide] = np.where(there, np.take_along_axis(block.pool.item, best, 1), NONE)
             ranked.score[block.at, :wide] = chosen
-            ranked.signal[block.at, :wide] = self._carrier(block, best)
+            carrier = self._carrier(block, best)
+            ranked.signal[block.at, :wide] = carrier
+            again = there & (carrier == Signal.REPEAT)
+            itself = np.take_along_axis(block.pool.item, best, 1)
+            ranked.because[block.at, :wide] = np.where(again, itself, block.pool.supporters(best))
         return ranked
 
     def judge(
@@ -225,21 +229,30 @@ class Signals:
             yield self._block(at, past.take(at), barred, extra or {}, of_items, items)
 
     def _block(
-        self, at: Rows, past: Contexts, barred: Rows, extra: dict[str, Extra], of_items: ItemFeatures, items: int
+        self,
+        at: Rows,
+        past: Contexts,
+        barred: Rows,
+        extra: dict[str, Extra],
+        of_items: ItemFeatures,
+        items: int,
     ) -> _Block:
         more = [each.candidates[at] for each in extra.values()]
         wanted = np.concatenate(more, axis=1) if more else np.zeros((len(at), 0), np.int64)
-        pool = self._pooling.gather(past, self.edges, of_items.shared, of_items.popular, items, barred, wanted)
+        pool = self._pooling.gather(
+            past, self.edges, of_items.shared, of_items.popular, items, barred, wanted
+        )
         said = [extra[name].score(at, pool.item) if name in extra else None for name in ("gru", "text")]
         x, context = features(past, pool, of_items, self.edges, self.options, (said[0], said[1]))
         return _Block(at, past, pool, x, context)
 
     def _serving(self, block: _Block) -> F32:
         alone = self.safeguard.serving
-        if alone is None:
-            score = self.blend.scores(block.x, block.context)
-        else:
-            score = block.x[_SHARE_OF[alone]] + _TIE * block.x[_EVER]
+        score = (
+            self.blend.scores(block.x, block.context)
+            if alone is None
+            else block.x[_SHARE_OF[alone]] + _TIE * block.x[_EVER]
+        )
         return np.where(block.pool.item != NONE, score, np.float32(-np.inf))
 
     def _carrier(self, block: _Block, best: Rows) -> NDArray[np.uint8]:
@@ -249,7 +262,7 @@ class Signals:
         x = block.x.reshape(FEATURES, -1)[:, chosen].reshape(FEATURES, *best.shape)
         lift = self.blend.slopes(x, block.context)
         lift *= x - block.x.mean(axis=2)[:, :, None]
-        by_signal = _OF_SIGNAL @ lift.reshape(FEATURES, -1)
+        by_signal: F32 = _OF_SIGNAL @ lift.reshape(FEATURES, -1)
         return by_signal.argmax(axis=0).astype(np.uint8).reshape(best.shape)
 
     # ------------------------------------------------------------------ keeping
@@ -276,7 +289,11 @@ class Signals:
 def _top(score: F32, item: Rows, k: int) -> Rows:
     """(B, min(k, C)) places of the highest scores, ties by rising item row."""
     wide = score.shape[1]
-    some = np.argpartition(-score, k - 1, axis=1)[:, :k] if k < wide else np.broadcast_to(np.arange(wide), score.shape)
+    some = (
+        np.argpartition(-score, k - 1, axis=1)[:, :k]
+        if k < wide
+        else np.broadcast_to(np.arange(wide), score.shape)
+    )
     order = np.lexsort((np.take_along_axis(item, some, 1), -np.take_along_axis(score, some, 1)), axis=-1)
     return np.take_along_axis(some, order, 1)
 
@@ -285,4 +302,5 @@ def _rank_of(score: F32, target: Rows) -> Rows:
     """(n,) 1-based rank of the place `target` (n,) in scores (n, C); a tie counts half."""
     mine = np.take_along_axis(score, target[:, None], 1)
     equal = (score == mine).sum(axis=1) - 1
-    return 1 + (score > mine).sum(axis=1) + equal // 2
+    ranks: Rows = 1 + (score > mine).sum(axis=1) + equal // 2
+    return ranks
