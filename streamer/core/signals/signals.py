@@ -263,7 +263,8 @@ class Signals:
         lift = self.blend.slopes(x, block.context)
         lift *= x - block.x.mean(axis=2)[:, :, None]
         by_signal: F32 = _OF_SIGNAL @ lift.reshape(FEATURES, -1)
-        return by_signal.argmax(axis=0).astype(np.uint8).reshape(best.shape)
+        strongest: NDArray[np.uint8] = by_signal.argmax(axis=0).astype(np.uint8)
+        return strongest.reshape(best.shape)
 
     # ------------------------------------------------------------------ keeping
     def state(self) -> dict[str, Any]:
