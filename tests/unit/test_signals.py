@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamer.core.signals import Contexts, Extra, Histories, SignalOptions, Signals
+from streamer.core.signals import SINGLES, Contexts, Extra, Histories, SignalOptions, Signals
 from streamer.core.signals.blend import Blend
 from streamer.core.signals.exploration import drawn, explored
 from streamer.core.signals.features import CONTEXT, FEATURES, SIGNAL_OF, Signal
 from streamer.core.signals.item_counts import ItemCounts
 from streamer.core.signals.safeguard import Safeguard
-from streamer.core.signals.signals import SINGLES
 
 NONE = -1
 MINUTE = 60_000

@@ -16,7 +16,8 @@ Adam's moments, the safeguard; not the events kept for replay.
 """
 
 from streamer.core.signals.history import Contexts, Histories
+from streamer.core.signals.lists import SINGLES, Extra, Judged, Ranked
 from streamer.core.signals.options import SignalOptions
-from streamer.core.signals.signals import Extra, Ranked, Signals
+from streamer.core.signals.signals import Signals
 
-__all__ = ["Contexts", "Extra", "Histories", "Ranked", "SignalOptions", "Signals"]
+__all__ = ["SINGLES", "Contexts", "Extra", "Histories", "Judged", "Ranked", "SignalOptions", "Signals"]

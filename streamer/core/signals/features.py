@@ -68,7 +68,7 @@ class ItemFeatures:
     shared: Rows
     """(G,) candidates of everyone"""
     popular: F32
-    """(N,) how much an item is liked at large: the mean of its shares"""
+    """(N,) how much an item is liked at large: the mean of its shares; -inf for items that nobody may get"""
 
     @classmethod
     def of(

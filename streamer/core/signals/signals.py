@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from streamer.core.signals.edges import Edges
 from streamer.core.signals.features import FEATURES, SIGNAL_OF, ItemFeatures, Signal, features
 from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.item_counts import ItemCounts
+from streamer.core.signals.lists import SINGLES, Extra, Judged, Ranked, rank_of, top_places
 from streamer.core.signals.options import SignalOptions
 from streamer.core.signals.pool import SOON_DISCOUNT, Pool, Pooling
 from streamer.core.signals.replay import STEP_EVENTS, Replay
@@ -26,59 +27,11 @@ _BLOCK_SLOTS = 1 << 18
 _BLOCK_USERS = 64
 """Users of a block at most, and (user, item) pairs: its working memory stays in the processor's cache."""
 
-SINGLES = (
-    Signal.POPULAR_FAST,
-    Signal.POPULAR,
-    Signal.POPULAR_SLOW,
-    Signal.POPULAR_EVER,
-    Signal.NEXT,
-    Signal.SOON,
-    Signal.TOGETHER,
-    Signal.SESSION,
-    Signal.REPEAT,
-)
-"""Signals that may serve alone."""
 _SHARE_OF = np.array([np.flatnonzero(np.array(SIGNAL_OF) == signal)[1] for signal in SINGLES])
 """Feature that ranks by a signal alone: its share of the maximum."""
 _EVER = int(np.flatnonzero(np.array(SIGNAL_OF) == Signal.POPULAR_EVER)[1])
 _OF_SIGNAL = np.array([[signal == each for each in SIGNAL_OF] for signal in Signal], np.float32)
 _TIE = np.float32(1e-4)
-
-
-@dataclass(frozen=True, slots=True)
-class Extra:
-    """What a model says, for n contexts. `candidates` (n, K): its own best items, NONE = none; `score`: place (n',), items
-    (n', C) → scores (n', C), whatever their scale; items of NONE are not looked at.
-    """
-
-    candidates: Rows
-    score: Callable[[Rows, Rows], F32]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """The lists of n contexts, best first."""
-
-    item: Rows
-    """(n, k), NONE where a list is shorter"""
-    score: F32
-    """(n, k), -inf there"""
-    signal: NDArray[np.uint8]
-    """(n, k) the `Signal` that carried each most"""
-    because: Rows
-    """(n, k) the past item that supports it most, itself where it is a repeat; NONE without one"""
-    weights: int
-    """Version of the blend's weights"""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Ranks (n,), 1-based, 0 = no candidate, of the items taken: by the blend, and (n, S) by each of SINGLES alone."""
-
-    blend: Rows
-    singles: Rows
-    loss: float
-    """Mean over the events whose item was a candidate; NaN without any"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +59,19 @@ class Signals:
         self._pooling = Pooling(options)
 
     # ------------------------------------------------------------------ counting
-    def absorb(self, past: Contexts, item: Rows, weight: NDArray[np.float64], time_ms: Rows) -> None:
-        """Count events (n,), each with what its user did before; weights (n,) of their types."""
+    def absorb(
+        self,
+        past: Contexts,
+        item: Rows,
+        weight: NDArray[np.float64],
+        time_ms: Rows,
+        *,
+        session: Rows | None = None,
+    ) -> None:
+        """Count events (n,), each with what its user did before; weights (n,) of their types.
+
+        session (n,): how many of the last items belong to the event's session; by default told by the times.
+        """
         if not len(item):
             return
         o = self.options
@@ -124,7 +88,8 @@ class Signals:
         source, target, amount = recent[event, lag], item[event], scale[event]
         other = source != target  # an item may follow itself, but is no neighbour of itself
         both = amount * other
-        together = both * (lag < past.session(o.session_gap_ms)[event])
+        of_session = past.session(o.session_gap_ms) if session is None else session
+        together = both * (lag < of_session[event])
         none = np.zeros(len(event))
         forth = [amount * (lag == 0), amount * SOON_DISCOUNT**lag, both, together]
         back = [none, none, both, together]
@@ -136,9 +101,14 @@ class Signals:
 
     # ------------------------------------------------------------------ ranking
     def rank(
-        self, past: Contexts, k: int, excluded: Rows | None = None, extra: dict[str, Extra] | None = None
+        self,
+        past: Contexts,
+        k: int,
+        excluded: Rows | None = None,
+        extra: dict[str, Extra] | None = None,
+        barred: NDArray[np.bool_] | None = None,
     ) -> Ranked:
-        """A list of at most k items for each context (n,)."""
+        """A list of at most k items for each context (n,); barred (N,): items that nobody may be recommended."""
         n = len(past)
         ranked = Ranked(
             np.full((n, k), NONE, np.int64),
@@ -147,9 +117,9 @@ class Signals:
             np.full((n, k), NONE, np.int64),
             self.blend.version,
         )
-        for block in self._blocks(past, excluded, extra):
+        for block in self._blocks(past, excluded, extra, barred):
             score = self._serving(block)
-            best = _top(score, block.pool.item, k)
+            best = top_places(score, block.pool.item, k)
             wide = best.shape[1]
             chosen = np.take_along_axis(score, best, 1)
             there = chosen > -np.inf
@@ -169,6 +139,7 @@ class Signals:
         excluded: Rows | None = None,
         extra: dict[str, Extra] | None = None,
         learn: NDArray[np.bool_] | None = None,
+        barred: NDArray[np.bool_] | None = None,
     ) -> Judged:
         """How the taken items (n,) would have been ranked; a step of the blend on the events of `learn` (n,), default all.
 
@@ -176,7 +147,7 @@ class Signals:
         """
         blend, singles = np.zeros(len(item), np.int64), np.zeros((len(item), len(SINGLES)), np.int64)
         losses = []
-        for block in self._blocks(past, excluded, extra):
+        for block in self._blocks(past, excluded, extra, barred):
             hit = block.pool.item == item[block.at, None]
             found = np.flatnonzero(hit.any(axis=1))
             if not len(found):
@@ -184,10 +155,10 @@ class Signals:
             target, at = hit[found].argmax(axis=1), block.at[found]
             there = block.pool.item != NONE
             score = np.where(there, self.blend.scores(block.x, block.context), -np.inf)
-            blend[at] = _rank_of(score[found], target)
+            blend[at] = rank_of(score[found], target)
             for number, column in enumerate(_SHARE_OF):
                 alone = np.where(there, block.x[column] + _TIE * block.x[_EVER], -np.inf)[found]
-                singles[at, number] = _rank_of(alone, target)
+                singles[at, number] = rank_of(alone, target)
             if learn is not None:
                 wanted = learn[at]
                 found, target = found[wanted], target[wanted]
@@ -206,7 +177,11 @@ class Signals:
         return self.judge(past, item, excluded, extra)
 
     def _blocks(
-        self, past: Contexts, excluded: Rows | None, extra: dict[str, Extra] | None
+        self,
+        past: Contexts,
+        excluded: Rows | None,
+        extra: dict[str, Extra] | None,
+        barred: NDArray[np.bool_] | None,
     ) -> Iterator[_Block]:
         if not len(past):
             return
@@ -219,20 +194,22 @@ class Signals:
         self.counts.grow(items)
         again = np.append(self.again, np.zeros(items - len(self.again)))
         of_items = ItemFeatures.of(self.counts, again, self.options, int(past.now_ms.max()))
+        if barred is not None:
+            of_items.popular[: len(barred)][barred] = -np.inf
         order = np.argsort(excluded[:, 0], kind="stable")
         excluded = excluded[order]
         size = max(1, min(_BLOCK_USERS, _BLOCK_SLOTS // items))
         for start in range(0, len(past), size):
             at = np.arange(start, min(start + size, len(past)))
             first, last = np.searchsorted(excluded[:, 0], (start, start + size))
-            barred = excluded[first:last] - np.array([start, 0])
-            yield self._block(at, past.take(at), barred, extra or {}, of_items, items)
+            theirs = excluded[first:last] - np.array([start, 0])
+            yield self._block(at, past.take(at), theirs, extra or {}, of_items, items)
 
     def _block(
         self,
         at: Rows,
         past: Contexts,
-        barred: Rows,
+        excluded: Rows,
         extra: dict[str, Extra],
         of_items: ItemFeatures,
         items: int,
@@ -240,7 +217,7 @@ class Signals:
         more = [each.candidates[at] for each in extra.values()]
         wanted = np.concatenate(more, axis=1) if more else np.zeros((len(at), 0), np.int64)
         pool = self._pooling.gather(
-            past, self.edges, of_items.shared, of_items.popular, items, barred, wanted
+            past, self.edges, of_items.shared, of_items.popular, items, excluded, wanted
         )
         said = [extra[name].score(at, pool.item) if name in extra else None for name in ("gru", "text")]
         x, context = features(past, pool, of_items, self.edges, self.options, (said[0], said[1]))
@@ -285,23 +262,3 @@ class Signals:
         signals.blend.restore(state["blend"])
         signals.safeguard.restore(state["safeguard"])
         return signals
-
-
-def _top(score: F32, item: Rows, k: int) -> Rows:
-    """(B, min(k, C)) places of the highest scores, ties by rising item row."""
-    wide = score.shape[1]
-    some = (
-        np.argpartition(-score, k - 1, axis=1)[:, :k]
-        if k < wide
-        else np.broadcast_to(np.arange(wide), score.shape)
-    )
-    order = np.lexsort((np.take_along_axis(item, some, 1), -np.take_along_axis(score, some, 1)), axis=-1)
-    return np.take_along_axis(some, order, 1)
-
-
-def _rank_of(score: F32, target: Rows) -> Rows:
-    """(n,) 1-based rank of the place `target` (n,) in scores (n, C); a tie counts half."""
-    mine = np.take_along_axis(score, target[:, None], 1)
-    equal = (score == mine).sum(axis=1) - 1
-    ranks: Rows = 1 + (score > mine).sum(axis=1) + equal // 2
-    return ranks
