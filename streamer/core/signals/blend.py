@@ -44,12 +44,18 @@ class Blend:
         self._square = {name: np.zeros_like(each, np.float64) for name, each in self.weights.items()}
         self.served = {name: each.copy() for name, each in self.weights.items()}
         """What lists are made with: the mean of the weights over about the last `averaged` steps (Polyak & Juditsky 1992)"""
+        self.serving = self.served
+        """The same, unless `serve` was called: then what it was given."""
         self.averaged = averaged
         self.version = 0
 
     def scores(self, x: F32, context: F32) -> F32:
         """(F, B, C), (D, B) → (B, C)"""
-        return self._forward(self.served, x, context)[0]
+        return self._forward(self.serving, x, context)[0]
+
+    def serve(self, weights: dict[str, F32]) -> None:
+        """Make lists with these weights from now on, whatever is learned meanwhile."""
+        self.serving = dict(weights)
 
     @staticmethod
     def _forward(w: dict[str, F32], x: F32, context: F32) -> tuple[F32, F32]:
@@ -104,7 +110,7 @@ class Blend:
 
     def slopes(self, x: F32, context: F32) -> F32:
         """(F, B, k), (D, B) → (F, B, k): how the score changes with each feature; exact, the blend being piecewise linear."""
-        w = self.served
+        w = self.serving
         _, hidden = self._forward(w, x, context)
         active = (hidden > 0) * w["outer"][:, None, None]
         through = (w["inner"].T @ active.reshape(len(active), -1)).reshape(x.shape)

@@ -6,7 +6,6 @@ Clocks are set by the first `WARM_ROWS` events; until then nothing is ready.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,12 @@ from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.options import SignalOptions
 from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.signals import Signals
+from streamer.core.signals.weights import Published, restore_learner
 
 Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 WARM_ROWS = 1_000
-READY_STEPS = 200
-"""Steps that the blend must have learned before it serves."""
 
 
 class ItemNumbers:
@@ -63,12 +61,14 @@ class SharedSignals:
         """Rows that came again."""
         self._edge_budget = edge_budget
         self._early: list[SignalRows] = []
-        self._blend: dict[str, Any] | None = None
+        self.published: Published | None = None
+        """The weights that serve"""
+        self._learner: bytes | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether there is enough to blend with."""
-        return self.signals is not None and self.signals.blend.version >= READY_STEPS
+        """Whether there is enough to blend with: counts, and weights that somebody learned."""
+        return self.signals is not None and self.published is not None
 
     def absorb(self, partition: int, rows: SignalRows) -> int:
         """Count the rows of a source partition that are not counted yet; how many those were."""
@@ -91,8 +91,10 @@ class SharedSignals:
         # Whether a repeat is allowed is said with each list, by what is excluded.
         options = SignalOptions.for_log(rows.time_ms, repeats=True, edge_budget=self._edge_budget)
         self.signals = Signals(replace(options, recent=PAST))
-        if self._blend is not None:
-            self.signals.blend.restore(self._blend)
+        if self._learner is not None:
+            restore_learner(self.signals.blend, self._learner)
+        if self.published is not None:
+            self.serve(self.published)
         self._count(self.signals, rows)
 
     def _count(self, signals: Signals, rows: SignalRows) -> None:
@@ -107,8 +109,15 @@ class SharedSignals:
             session=rows.session,
         )
 
-    def adopt(self, blend: dict[str, Any]) -> None:
-        """Weights that were published, as `Blend.state`; also before there is anything to count with."""
-        self._blend = blend
+    def serve(self, published: Published) -> None:
+        """Make lists with these weights; also before there is anything to count with."""
+        self.published = published
         if self.signals is not None:
-            self.signals.blend.restore(blend)
+            self.signals.blend.serve(published.weights)
+            self.signals.safeguard.serving = published.alone
+
+    def go_on_from(self, learner: bytes) -> None:
+        """Learn from where another worker stopped. Raises ValueError when the bytes do not fit."""
+        self._learner = learner
+        if self.signals is not None:
+            restore_learner(self.signals.blend, learner)

@@ -191,6 +191,8 @@ class Signals:
         if excluded is None:
             excluded = np.zeros((0, 2), np.int64)
         items = max(items, int(excluded[:, 1].max(initial=NONE)) + 1)
+        if barred is not None:
+            items = max(items, len(barred))
         self.counts.grow(items)
         again = np.append(self.again, np.zeros(items - len(self.again)))
         of_items = ItemFeatures.of(self.counts, again, self.options, int(past.now_ms.max()))
