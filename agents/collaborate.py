@@ -16,6 +16,7 @@ from streamer.core.signals import Contexts, Extra, Ranked
 from streamer.core.signals.exploration import explored
 from streamer.core.signals.features import Signal
 from streamer.core.signals.history import NONE
+from streamer.core.signals.replay import STEP_EVENTS
 from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.signals.weights import LEARNER_KEY, Published, encode_learner
@@ -221,8 +222,7 @@ class Collaborate:
         published = Published.of(blend, guard.serving)
         self._published_steps, self._published_s = blend.version, time.monotonic()
         self.shared.serve(published)
-        telemetry.SIGNAL_STEPS.set(blend.version)
-        telemetry.SIGNAL_FALLS.set(guard.falls)
+        telemetry.SIGNAL_LEARNED.set(blend.version * STEP_EVENTS)
         return [(published.name.encode(), published.encode()), (LEARNER_KEY, encode_learner(blend))]
 
 
@@ -270,7 +270,9 @@ class Told:
         theirs = np.stack([position, numbered], axis=1)[numbered != NONE]
         past = how.contexts(Past.of(states, users, signals.options.remembered))
         extra = {"gru": how.model(champion, states.heads["gru"][users], excluded)}
+        falls = signals.safeguard.falls
         signals.judge(past, how.shared.numbers.rows(events.item[at]), theirs, extra, barred=barred)
+        telemetry.SIGNAL_FALLS.inc(signals.safeguard.falls - falls)
         telemetry.SIGNAL_JUDGED.inc(len(at))
 
     def deliver(self, deliveries: dict[int, Delivery]) -> None:

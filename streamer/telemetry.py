@@ -76,10 +76,11 @@ SIGNAL_ROWS = Counter(
 )
 SIGNAL_EDGES = Gauge("headwater_signal_edge_records", "Edges between items that the signals keep")
 SIGNAL_JUDGED = Counter("headwater_signal_judged", "Events that the blend learned from in this worker")
-SIGNAL_STEPS = Gauge("headwater_signal_learned_events", "Events that the weights of this worker have seen, each step 32")
-SIGNAL_FALLS = Gauge(
-    "headwater_signal_falls",
-    "Times that a single signal took over because the blend was worse, as this learner counts",
+SIGNAL_LEARNED = Gauge(
+    "headwater_signal_learned_events", "Events in all steps of the weights that this worker published last"
+)
+SIGNAL_FALLS = Counter(
+    "headwater_signal_falls", "Times that a single signal took over because the blend was provably worse"
 )
 SIGNAL_CARRIED = Counter(
     "headwater_signal_carried", "Recommended items by the signal that carried them most", ["signal"]
