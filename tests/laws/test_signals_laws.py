@@ -114,11 +114,11 @@ def test_the_budget_is_never_exceeded_and_the_strongest_stay(budget: int, neighb
         edges.add(np.array([2]), np.array([99]), [np.full(1, 1e6) for _ in range(COLUMNS)])
         edges.merge()
         assert len(edges) <= budget
-        for size, _, _ in edges.lists(np.arange(6), np.full(6, 10**6)):
+        for size, _, _, _ in edges.lists(np.arange(6), np.full(6, 10**6)):
             assert (size <= neighbours).all()
         held = {
             target
-            for _, found, _ in edges.lists(np.array([2]), np.array([10**6]))
+            for _, found, _, _ in edges.lists(np.array([2]), np.array([10**6]))
             for target in found.tolist()
         }
         assert 99 in held

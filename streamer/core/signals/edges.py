@@ -95,7 +95,7 @@ class Edges:
         self._large, self._fresh = _Run(), _Run()
         self._start = np.zeros(1, np.int64)
         """(N + 1,) where each item's list starts in the large run"""
-        self._target, self._strongest = np.zeros(0, np.int32), np.zeros(0, np.int32)
+        self._target, self._strongest = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -174,11 +174,11 @@ class Edges:
         """Where the lists of the large run lie, and each one's order by falling strength."""
         key = self._large.key
         self._start = self._starts()
-        self._target = (key & _LOW).astype(np.int32)
+        self._target = key & _LOW
         weakness = np.int64(0x7FFFFFFF) - self._large.strength().view(
             np.int32
         )  # floats >= 0 sort like their bits
-        self._strongest = np.argsort((key & ~_LOW) | weakness, kind="stable").astype(np.int32)
+        self._strongest = np.argsort((key & ~_LOW) | weakness, kind="stable")
 
     def _starts(self) -> Rows:
         source = self._large.key >> _SHIFT
@@ -199,23 +199,20 @@ class Edges:
             kept[start[item] + np.argpartition(mine, len(mine) - spared)[: len(mine) - spared]] = False
         self._large.keep(kept)
 
-    def lists(self, items: Rows, most: Rows) -> Iterator[tuple[Rows, NDArray[np.int32], list[F32]]]:
+    def lists(self, items: Rows, most: Rows) -> Iterator[tuple[Rows, Rows, Rows, list[F32]]]:
         """The neighbour lists of `items` (R,), two times: how many of each (R,), and one after the other the neighbours (T,)
-        and their C weights (T,), scaled as at the landmark. Of the older edges the `most` (R,) strongest, of new ones all.
+        and where (T,) in the C columns given last their weights lie, scaled as at the landmark. Of the older edges the `most`
+        (R,) strongest, of new ones all.
         """
         known = np.minimum(items, len(self._start) - 1)
         start, end = self._start[known], self._start[np.minimum(known + 1, len(self._start) - 1)]
         size = np.minimum(end - start, most)
         place = self._strongest[_ranges(start, size)]
-        yield size, self._target[place], [each[place] for each in self._large.weight]
+        yield size, self._target[place], place, self._large.weight
         start = np.searchsorted(self._fresh.key, items << _SHIFT)
         size = np.searchsorted(self._fresh.key, (items + 1) << _SHIFT) - start
         at = _ranges(start, size)
-        yield (
-            size,
-            (self._fresh.key[at] & _LOW).astype(np.int32),
-            [each[at] for each in self._fresh.weight],
-        )
+        yield size, self._fresh.key[at] & _LOW, at, self._fresh.weight
 
     def state(self) -> dict[str, Any]:
         """Merged: one array of keys and one per column."""

@@ -59,12 +59,7 @@ class Pool:
         hits = [np.flatnonzero(mark[each.slot]) for each in self.entries]
         of = np.concatenate([each.slot[hit] for each, hit in zip(self.entries, hits, strict=True)])
         source = np.concatenate([each.source[hit] for each, hit in zip(self.entries, hits, strict=True)])
-        support = np.concatenate(
-            [
-                sum((v[hit] for v in each.value), np.float32(0))
-                for each, hit in zip(self.entries, hits, strict=True)
-            ]
-        )
+        support = np.concatenate([each.support(hit) for each, hit in zip(self.entries, hits, strict=True)])
         rising = np.argsort(support, kind="stable")
         out[order[np.searchsorted(wanted[order], of[rising])]] = source[
             rising
@@ -81,7 +76,15 @@ class Entries:
     source: Rows
     """(T,) whose neighbour it is"""
     value: list[F32]
-    """KINDS times (T,)"""
+    """KINDS times (T' <= T,): what only the last items have a say in is known of the first entries alone"""
+
+    def support(self, at: Rows) -> F32:
+        """Sum of the values of entries (n,)."""
+        total = np.zeros(len(at), np.float32)
+        for each in self.value:
+            known = at < len(each)
+            total[known] += each[at[known]]
+        return total
 
 
 class Pooling:
@@ -121,22 +124,17 @@ class Pooling:
         ends = np.cumsum([len(each) for each in parts])
         if not len(slot):
             return _empty(users, items)
-        pooled, where = self._distinct(slot, users * items)
+        pooled, entry = self._distinct(slot, users * items)
         whose = (pooled // items).astype(np.int16)
         order = np.argsort(whose, kind="stable")  # radix
         pooled, whose = pooled[order], whose[order]
-        back = np.empty(len(order), np.int32)
-        back[order] = np.arange(len(order), dtype=np.int32)
-        where = back[where]
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        where = back[entry]
         self._place[pooled] = np.arange(len(pooled), dtype=np.int32)
         what = pooled - base[whose]
         heard = int(ends[len(neighbours) - 1])
-        scores = [
-            np.bincount(
-                where[:heard], np.concatenate([each.value[k] for each in neighbours]), len(pooled)
-            ).astype(np.float32)
-            for k in range(KINDS)
-        ]
+        scores = [self._summed(neighbours, k, where, ends, len(pooled)) for k in range(KINDS)]
         cosine = _of_items(edges.mass, SHRINK * edges.one(int(past.now_ms.max(initial=0))), items)[what]
         scores[Column.TOGETHER] *= cosine
         scores[Column.SESSION] *= cosine
@@ -170,7 +168,7 @@ class Pooling:
         o = self._options
         recent = past.item[:, : o.recent]
         repeated = np.tril(recent[:, :, None] == recent[:, None, :], -1).any(axis=2)
-        user, lag = np.nonzero((recent != NONE) & ~repeated)
+        lag, user = np.nonzero(((recent != NONE) & ~repeated).T)  # the last items of all users first
         source = recent[user, lag]
         now = SHRINK * edges.one(int(past.now_ms.max(initial=0)))
         root = _of_items(edges.mass, now, items)[source]
@@ -182,12 +180,28 @@ class Pooling:
             in_session * root,
         ]
         row = [each.astype(np.float32) for each in factor]
+        reach = [int(np.searchsorted(lag, most)) for most in (1, SOON_ITEMS, o.recent, o.recent)]
         found = []
-        for size, item, weights in edges.lists(source, self._most[lag]):
+        for size, item, place, columns in edges.lists(source, self._most[lag]):
+            ends = np.append(0, np.cumsum(size))
+            value = [
+                column[place[: ends[rows]]] * np.repeat(f[:rows], size[:rows])
+                for column, f, rows in zip(columns, row, reach, strict=True)
+            ]
             slot = np.repeat(user * items, size) + item
-            value = [w * np.repeat(f, size) for w, f in zip(weights, row, strict=True)]
             found.append(Entries(slot, np.repeat(source, size), value))
         return found
+
+    @staticmethod
+    def _summed(entries: list[Entries], kind: int, where: Rows, ends: Rows, pooled: int) -> F32:
+        """(U,) of one kind."""
+        total = np.zeros(pooled)
+        for each, end in zip(entries, ends, strict=False):
+            value = each.value[kind]
+            first = int(end) - len(each.slot)
+            if len(value):
+                total += np.bincount(where[first : first + len(value)], value, pooled)
+        return total.astype(np.float32)
 
     def _distinct(self, slot: Rows, slots: int) -> tuple[Rows, NDArray[np.int32]]:
         """Each slot once, and where each entry's slot is among them."""
