@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import faust
 from faust.auth import Credentials
+from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
 from agents.collaborate import LEARNER_PARTITION, Collaborate
@@ -189,8 +190,11 @@ class Worker:
 
     def _learns(self) -> bool:
         """Whether this worker owns the partition from whose events the blend learns."""
-        consumer = self.app.batch_consumer
-        return TP(self.settings.topic("events"), LEARNER_PARTITION) in consumer.assignment()
+        try:
+            assigned = self.app.batch_consumer.assignment()
+        except ConsumerNotStarted:
+            return False
+        return TP(self.settings.topic("events"), LEARNER_PARTITION) in assigned
 
     def _items_pipeline(self) -> Pipeline[Delivery]:
         embed = EmbedItems(self.settings.topic("item-vectors"), self.texts, self.swap.serving_encoder)

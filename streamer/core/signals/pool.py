@@ -22,6 +22,8 @@ SOON_ITEMS, SOON_DISCOUNT = 5, 0.6
 TOGETHER_DISCOUNT = 0.9
 SHRINK = 1.0
 """Events added to an item's count where it is a denominator: what rests on one event is worth less than on many."""
+SHRINK_PAIR = 10.0
+"""Added to the denominator of a cosine."""
 NEVER_TAKEN = 10_000
 KINDS = len(Column)
 """Neighbour signals: each sums one column of the edges."""
@@ -135,9 +137,6 @@ class Pooling:
         what = pooled - base[whose]
         heard = int(ends[len(neighbours) - 1])
         scores = [self._summed(neighbours, k, where, ends, len(pooled)) for k in range(KINDS)]
-        cosine = _of_items(edges.mass, SHRINK * edges.one(int(past.now_ms.max(initial=0))), items)[what]
-        scores[Column.TOGETHER] *= cosine
-        scores[Column.SESSION] *= cosine
         start = np.searchsorted(whose, np.arange(users + 1))
         highest = [_highest(each, start) for each in scores]
         liking = popular[what]
@@ -170,14 +169,18 @@ class Pooling:
         repeated = np.tril(recent[:, :, None] == recent[:, None, :], -1).any(axis=2)
         lag, user = np.nonzero(((recent != NONE) & ~repeated).T)  # the last items of all users first
         source = recent[user, lag]
-        now = SHRINK * edges.one(int(past.now_ms.max(initial=0)))
-        root = _of_items(edges.mass, now, items)[source]
+        one = edges.one(int(past.now_ms.max(initial=0)))
+        root = np.zeros(items, np.float32)
+        known = edges.mass[:items]
+        root[: len(known)] = np.sqrt(known)
+        mine = root[source]
+        share = 1 / (mine**2 + np.float32(SHRINK * one))
         in_session = lag < past.session(o.session_gap_ms)[user]
         factor = [
-            (lag == 0) * root**2,
-            np.where(lag < SOON_ITEMS, SOON_DISCOUNT**lag, 0.0) * root**2,
-            TOGETHER_DISCOUNT**lag * root,
-            in_session * root,
+            (lag == 0) * share,
+            np.where(lag < SOON_ITEMS, SOON_DISCOUNT**lag, 0.0) * share,
+            TOGETHER_DISCOUNT**lag,
+            in_session * 1.0,
         ]
         row = [each.astype(np.float32) for each in factor]
         reach = [int(np.searchsorted(lag, most)) for most in (1, SOON_ITEMS, o.recent, o.recent)]
@@ -188,6 +191,9 @@ class Pooling:
                 column[place[: ends[rows]]] * np.repeat(f[:rows], size[:rows])
                 for column, f, rows in zip(columns, row, reach, strict=True)
             ]
+            cosine = 1 / (np.repeat(mine, size) * root[item] + np.float32(SHRINK_PAIR * one))
+            for kind in (Column.TOGETHER, Column.SESSION):
+                value[kind] *= cosine
             slot = np.repeat(user * items, size) + item
             found.append(Entries(slot, np.repeat(source, size), value))
         return found
@@ -230,14 +236,6 @@ def _empty(users: int, items: int) -> Pool:
         entries=[],
         items=items,
     )
-
-
-def _of_items(mass: NDArray[np.float64], more: float, items: int) -> F32:
-    """(N,) 1 / √(events + more)"""
-    out = np.full(items, 1 / np.sqrt(more), np.float32)
-    known = mass[:items]
-    out[: len(known)] = 1 / np.sqrt(known + more)
-    return out
 
 
 def _highest(scores: F32, start: Rows) -> F32:

@@ -176,6 +176,12 @@ class Signals:
     ) -> Judged:
         return self.judge(past, item, excluded, extra)
 
+    def rehearse(self, steps: int) -> None:
+        """Further steps on judged events that are kept, as at the end of an offline training."""
+        if self.replay.seen >= STEP_EVENTS:
+            for _ in range(steps):
+                self.replay.step(self.blend)
+
     def _blocks(
         self,
         past: Contexts,
