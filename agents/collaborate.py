@@ -262,6 +262,8 @@ class Told:
         at = np.flatnonzero(chosen & (events.offset > states.heads["applied"][events.user]))
         if not at.size:
             return
+        if not champion.recurrent:
+            champion.rebuild_stale(states)
         users = events.user[at]
         barred = how.rows_of(champion)[1]
         position, hashes = states.seen(users)
