@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agents.collaborate import Collaborate
 from agents.embed_items import bury
 from agents.recommend import Recommend
 from streamer import telemetry
@@ -68,7 +69,7 @@ class Ingest:
     """A `Processor` of event runs.
 
     reader: partition → point lookup in that partition's table. topic: where events come from. put_off: which refreshes may
-    be put off; None = none.
+    be put off; None = none. collaborate: what tells all workers of applied events, and learns; None = nothing does.
     champion: what scores now; read once per batch, so a swap falls between batches.
     """
 
@@ -84,7 +85,9 @@ class Ingest:
         *,
         topic: str = "events",
         put_off: PutOff | None = None,
+        collaborate: Collaborate | None = None,
     ) -> None:
+        self._collaborate = collaborate
         self._topic = topic
         self._put_off = PutOff(0, 0) if put_off is None else put_off
         self._decoder, self._types, self._options = decoder, types, options
@@ -219,15 +222,23 @@ class Ingest:
         )
         text_vectors = self._text_vectors(champion, batch)
         refresh = self._recommend.begin(champion, states, batch)
-        # Users who are refreshed after every event need the events one by one.
-        every = rounds(columns.user) if refresh.per_event else [np.arange(len(columns))]
+        told = self._collaborate and self._collaborate.begin(champion, states, batch.partitions)
+        # Who is refreshed after every event, or tells what came before each, needs the events one by one.
+        every = rounds(columns.user) if refresh.per_event or told else [np.arange(len(columns))]
         for rows in every:
             events = columns if len(rows) == len(columns) else columns.take(rows)
             texts = None if text_vectors is None else text_vectors[rows]
+            if told:
+                told.learn(events)
+                past = told.before(events)
             outcome = self._apply(champion, states, events, texts)
+            if told:
+                told.after(events, past, outcome)
             if refresh.per_event:
                 champion.rebuild_stale(states)
             refresh.after(events, outcome)
+        if told:
+            told.deliver(deliveries)
         refresh.count()
         if not put_off:
             champion.rebuild_stale(states)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agents.collaborate import Blended, Collaborate, Past
 from streamer.core.columns import EventColumns
 from streamer.core.profile import profiles
-from streamer.core.ranking import Rows, because, exclusions, rank, recommendations
+from streamer.core.ranking import ItemTexts, Rows, because, exclusions, rank, recommendations
 from streamer.core.stamp import Stamp
 from streamer.core.user_state import Outcome, StateView, UserStates
 from streamer.serving.champion import Champion
@@ -18,6 +19,8 @@ from streamer.transport.pipeline import Delivery
 if TYPE_CHECKING:
     from agents.ingest import Batch
 
+REMEMBERED = 100
+"""Past events that the collaborative signals look at."""
 RECENT = 16
 """Past events among which the reason for a recommendation is sought."""
 
@@ -35,6 +38,8 @@ class Recommend:
     per_event: bool
     top_k: int
     exclude_seen: bool
+    collaborate: Collaborate | None = None
+    """Who blends the model with what other users did; None = the model alone ranks."""
 
     def begin(self, champion: Champion, states: UserStates, batch: Batch) -> Refresh:
         return Refresh(self, champion, states, batch)
@@ -49,6 +54,7 @@ class Refresh:
         self._users: list[Rows] = []
         self._views: list[StateView] = []
         self._applied: list[EventColumns] = []
+        self._past: list[Past] = []
 
     @property
     def per_event(self) -> bool:
@@ -70,6 +76,8 @@ class Refresh:
         if users.size:
             self._users.append(users)
             self._views.append(self._states.view(users, RECENT))
+            if self._how.collaborate is not None:
+                self._past.append(Past.of(self._states, users, REMEMBERED))
 
     def count(self) -> None:
         """Count what was applied towards popularity."""
@@ -86,7 +94,9 @@ class Refresh:
         partition = np.array(self._batch.partitions, np.int64)[users]
         stamp = self._stamp(view, keys, partition)
         self._collect(deliveries, self._how.profiles_topic, partition, keys, self._profiles(view, stamp))
-        self._collect(deliveries, self._how.recommendations_topic, partition, keys, self._lists(view, stamp))
+        self._collect(
+            deliveries, self._how.recommendations_topic, partition, keys, self._lists(view, keys, stamp)
+        )
 
     def _stamp(self, view: StateView, keys: list[bytes], partition: np.ndarray) -> Stamp:
         topics = self._batch.topics
@@ -126,8 +136,14 @@ class Refresh:
             types=champion.types,
         )
 
-    def _lists(self, view: StateView, stamp: Stamp) -> list[bytes]:
-        champion = self._champion
+    def _lists(self, view: StateView, keys: list[bytes], stamp: Stamp) -> list[bytes]:
+        champion, collaborate = self._champion, self._how.collaborate
+        if collaborate is not None:
+            seen = view.seen if self._how.exclude_seen else (np.zeros(0, np.int64), np.zeros(0, np.uint64))
+            past = Past.join(self._past)
+            blended = collaborate.lists(champion, keys, past, view.heads["gru"], seen, self._how.top_k)
+            if blended is not None:
+                return blended_lists(blended, stamp, champion.item_texts)
         scores, rows, usable = self._top_k(view)
         reasons = because(champion.rows_with_vector(view.recent), rows, champion.catalogue.vectors)
         reasons[~usable] = -1
@@ -149,3 +165,17 @@ class Refresh:
             scores[cold], rows[cold] = champion.popular(len(cold), renumbered, scores.shape[1], as_of)
         scores, rows, _ = rank(scores, rows)
         return scores, rows, usable
+
+
+def blended_lists(blended: Blended, stamp: Stamp, items: ItemTexts) -> list[bytes]:
+    n = len(blended.row)
+    return recommendations(
+        blended.score,
+        blended.row,
+        blended.reason,
+        np.ones(n, np.bool_),
+        stamp,
+        items,
+        signals=blended.signal,
+        weights=blended.weights,
+    )

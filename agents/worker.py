@@ -10,9 +10,13 @@ from typing import Any, TypeVar
 
 import faust
 from faust.auth import Credentials
+from faust.exceptions import ConsumerNotStarted
+from faust.types import TP
 
+from agents.collaborate import LEARNER_PARTITION, Collaborate
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
+from agents.follow_signals import FollowSignals
 from agents.ingest import DecodedRun, Ingest, StateOptions
 from agents.recommend import Recommend
 from agents.swap_model import SwapModel
@@ -22,6 +26,7 @@ from streamer.core.interests import Decay
 from streamer.core.partitioner import Partitioner
 from streamer.core.popularity import Popularity
 from streamer.core.put_off import PutOff
+from streamer.core.signals.shared import SharedSignals
 from streamer.core.state_records import is_head_key, user_of_key
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
@@ -93,10 +98,17 @@ class Worker:
         self.swap = SwapModel(self.device, s.cache_dir, self.loader, self._on_champion)
         self.texts = MicroBatcher(lambda texts: self.swap.serving_encoder().encode(texts))
         self.items = FollowItems(self.loader, self._on_snapshot)
+        self.collaborate = self._collaborative()
         self.followers = [
             LogFollower(s.brokers, s.topic("models"), self.swap.on_records, s.kafka_options()),
             LogFollower(s.brokers, s.topic("item-vectors"), self.items.on_records, s.kafka_options()),
         ]
+        if self.collaborate is not None:
+            signals = FollowSignals(self.collaborate.shared, self.executor, self._learns)
+            self.followers += [
+                LogFollower(s.brokers, s.topic("signal-weights"), signals.on_weights, s.kafka_options()),
+                LogFollower(s.brokers, s.topic("signal-events"), signals.on_events, s.kafka_options()),
+            ]
         app.pipelines = [self._events_pipeline(), self._items_pipeline()]
         for topic, pipeline in zip(("events", "items"), app.pipelines, strict=True):
             self._agent(topic, pipeline)
@@ -137,6 +149,7 @@ class Worker:
             per_event=s.refresh == "event",
             top_k=s.top_k,
             exclude_seen=s.exclude_seen,
+            collaborate=self.collaborate,
         )
         partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)
         self.ingest = Ingest(
@@ -149,6 +162,7 @@ class Worker:
             recommend,
             topic=s.topic("events"),
             put_off=PutOff(0 if recommend.per_event else s.max_staleness_s, 5 * s.max_batch_events),
+            collaborate=self.collaborate,
         )
         changelog = Changelog(
             self.table.changelog_topic.get_topic_name(),
@@ -161,6 +175,26 @@ class Worker:
         changelog.republish = self._republish
         self.app.changelog = changelog
         return self._pipeline(self.ingest, store=store, changelog=changelog)
+
+    def _collaborative(self) -> Collaborate | None:
+        s = self.settings
+        if s.signals == "off":
+            return None
+        return Collaborate(
+            SharedSignals(),
+            s.event_types,
+            events_topic=s.topic("signal-events"),
+            weights_topic=s.topic("signal-weights"),
+            explore=s.explore_share,
+        )
+
+    def _learns(self) -> bool:
+        """Whether this worker owns the partition from whose events the blend learns."""
+        try:
+            assigned = self.app.batch_consumer.assignment()
+        except ConsumerNotStarted:
+            return False
+        return TP(self.settings.topic("events"), LEARNER_PARTITION) in assigned
 
     def _items_pipeline(self) -> Pipeline[Delivery]:
         embed = EmbedItems(self.settings.topic("item-vectors"), self.texts, self.swap.serving_encoder)

@@ -71,6 +71,21 @@ INDEX_LATER_ROWS = Gauge("headwater_index_waiting_items", "Catalogue rows behind
 INDEX_REBUILDS = Counter("headwater_index_rebuilds", "Times that the catalogue's index was built anew")
 ENCODER_TEXTS = Counter("headwater_encoder_texts", "Texts encoded", ["purpose"])
 ENCODER_QUEUE = Gauge("headwater_encoder_queue", "Texts waiting for the encoder")
+SIGNAL_ROWS = Counter(
+    "headwater_signal_rows", "Events counted into the shared signals, and those that came again", ["outcome"]
+)
+SIGNAL_EDGES = Gauge("headwater_signal_edge_records", "Edges between items that the signals keep")
+SIGNAL_JUDGED = Counter("headwater_signal_judged", "Events that the blend learned from in this worker")
+SIGNAL_LEARNED = Gauge(
+    "headwater_signal_learned_events", "Events in all steps of the weights that this worker published last"
+)
+SIGNAL_FALLS = Counter(
+    "headwater_signal_falls", "Times that a single signal took over because the blend was provably worse"
+)
+SIGNAL_CARRIED = Counter(
+    "headwater_signal_carried", "Recommended items by the signal that carried them most", ["signal"]
+)
+SIGNAL_EXPLORED = Counter("headwater_signal_explored", "Items without interactions that were put into lists")
 SWAPS = Counter("headwater_swaps", "Releases by what became of them", ["result"])
 REBALANCES = Counter("headwater_rebalances", "Rebalances this worker took part in")
 PARTITIONS = Gauge("headwater_partitions_assigned", "Event partitions of this worker")

@@ -79,9 +79,11 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     score: float
     because: str | None = None
     """The past item that supports it most."""
+    signal: str | None = None
+    """What carried it most, in a blended list: a name of core.signals.features.Signal, in lower case."""
 
 
-class Recommendations(msgspec.Struct, frozen=True, gc=False):
+class Recommendations(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Value on `recommendations`, key user_id. Consumers drop what is older by (version, revision)."""
 
     user_id: str
@@ -92,10 +94,12 @@ class Recommendations(msgspec.Struct, frozen=True, gc=False):
     as_of_ms: int
     """The user's watermark, event time."""
     model_version: str
-    strategy: Literal["model", "popularity"]
+    strategy: Literal["model", "popularity", "blend"]
     items: list[Recommendation]
     """Best first."""
     source: Source
+    weights: str | None = None
+    """Name of the weights on `signal-weights` that a blended list was made with."""
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):

@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.json_rows import Phrases, Texts, commas, decimal, elements, where, write
+from streamer.core.signals.features import Signal
 from streamer.core.stamp import Stamp
 
 Rows = NDArray[np.int64]
 RowLookup = Callable[[NDArray[np.uint64]], Rows]
 """Catalogue rows of item hashes, -1 for unknown ones; any shape."""
 
-_STRATEGIES = Texts([b'"model"', b'"popularity"'])
+_STRATEGIES = Texts([b'"model"', b'"popularity"', b'"blend"'])
+_SIGNALS = Texts([b',"signal":"%b"' % signal.name.lower().encode() for signal in Signal])
 _BLOCK = 64
 """Users whose vectors are gathered at a time: what is gathered stays in the processor's cache."""
 
@@ -109,10 +111,13 @@ def recommendations(
     usable: NDArray[np.bool_],
     stamp: Stamp,
     items: ItemTexts,
+    signals: Rows | None = None,
+    weights: str | None = None,
 ) -> list[bytes]:
     """Values for `recommendations` (protocol.Recommendations) of ranked candidates (n, k), without those of row -1.
 
     reasons (n, k): catalogue rows, -1 for none; usable (n,): whether the model ranked, else popularity did.
+    signals (n, k): numbers of `Signal` of blended lists, and the name of the weights that they were made with.
     """
     kept = rows >= 0
     lists = elements(
@@ -120,8 +125,10 @@ def recommendations(
         items.item(rows),
         np.where(kept[..., None], decimal(np.where(kept, scores, 0)), np.uint8(0)),
         items.reason(np.where(kept, reasons, -1)),
+        *([] if signals is None else [_SIGNALS(np.where(kept, signals, -1))]),
         where(kept, b"}"),
     )
-    strategy = _STRATEGIES(np.where(usable, 0, 1))
-    parts = [*stamp.first, b',"strategy":', strategy, b',"items":[', lists, b"]", *stamp.last]
+    strategy = _STRATEGIES(np.where(usable, 0, 1) if weights is None else np.full(len(rows), 2))
+    named = b"" if weights is None else b',"weights":' + msgspec.json.encode(weights)
+    parts = [*stamp.first, b',"strategy":', strategy, named + b',"items":[', lists, b"]", *stamp.last]
     return write(stamp.n, parts)

@@ -202,6 +202,18 @@ class BehaviourWindows:
         )
         return found
 
+    def recent_times(self, users: Rows, last: int) -> Rows:
+        """Times (n, last) of the events of `recent_items`, ms; 0 for none."""
+        sealed = self._sealed[users].astype(np.int64)[:, None] * SEGMENT_EVENTS
+        number = (
+            sealed + self._open_n[users].astype(np.int64)[:, None] - 1 - np.arange(min(last, self.window))
+        )
+        column = number % SEGMENT_EVENTS
+        opened = self._open["time"][users[:, None], column]
+        stored = self._entries["time"][self._at(users, number), column]
+        found: Rows = np.where(number < sealed, stored, opened)
+        return found
+
     def _at(self, users: Rows, number: Rows) -> Rows:
         """Pool rows of the segments of the events `number` (n, m) of `users` (n,)."""
         return self.index[users[:, None], number // SEGMENT_EVENTS % self.slots]

@@ -37,6 +37,9 @@ class Delivery:
     """State records of touched users of whom nothing but the head changed."""
     groups: list[Group] = field(default_factory=list)
     """State records of the other touched users, a group each."""
+    first: dict[str, list[Pair]] = field(default_factory=dict)
+    """Records per topic that must be acknowledged before the state records are sent; a replayed run may send them again, cut
+    otherwise. They go to the partition that the run came from."""
     outputs: dict[str, list[Pair]] = field(default_factory=dict)
     """Records per topic; they go to the partition that the run came from."""
     dead_letters: list[Outgoing] = field(default_factory=list)
@@ -248,6 +251,8 @@ class Pipeline(Generic[P]):
             if previous is not None and not await asyncio.shield(previous.logged):
                 raise LostOwnership(f"{tp.topic}/{tp.partition}: the run before was given up")
             await consumer.confirm(last)
+            for topic, records in delivery.first.items():
+                await self._producer.send(topic, tp.partition, records)
             await self._log(consumer, last, delivery, stage.changes)
             stage.logged.set_result(True)
             if previous is not None and not await asyncio.shield(previous.published):

@@ -28,9 +28,19 @@ LARGEST_RECORD_BYTES = 1_048_588
 LARGEST_DEAD_LETTER_BYTES = 4_194_304
 """A dead letter is the whole original plus headers, so it must be able to be larger than an event."""
 
-COPARTITIONED = ("events", "profiles", "recommendations", "changelog")
+COPARTITIONED = ("events", "profiles", "recommendations", "signal-events", "changelog")
 """Roles whose partition counts must agree."""
-NAMES = ("events", "items", "item-vectors", "profiles", "recommendations", "dead-letters", "models")
+NAMES = (
+    "events",
+    "items",
+    "item-vectors",
+    "profiles",
+    "recommendations",
+    "dead-letters",
+    "models",
+    "signal-events",
+    "signal-weights",
+)
 TABLE = "users"
 
 LEADERS_TIMEOUT_S = 30.0
@@ -101,12 +111,14 @@ def topic_specs(settings: TopicSettings) -> list[TopicSpec]:
             "max.message.bytes": str(LARGEST_DEAD_LETTER_BYTES),
         },
         "models": compacted,
+        "signal-events": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)} | records,
+        "signal-weights": compacted,
     }
     specs = [
         TopicSpec(
             role,
             settings.topic_prefix + role,
-            1 if role == "models" else settings.partitions,
+            1 if role in ("models", "signal-weights") else settings.partitions,
             settings.replication_factor,
             config,
         )

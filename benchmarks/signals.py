@@ -1,0 +1,147 @@
+"""`python -m benchmarks.signals --events FILE --user COL --item COL --time COL`: the collaborative signals alone, prequentially.
+
+No model and no Kafka: `core.signals` over the log in time order, ties shuffled with the seed. The first 80 % are absorbed, the
+blend learns on them (and `--steps` in all, rehearsing); each later event is judged before anything of its batch of 64 is
+absorbed, then learned from. The baselines are those of `benchmarks.quality`, asked at the moment of each event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.figures import Figure, Result, show
+from benchmarks.quality.baselines import counting
+from benchmarks.quality.judging import rank_of
+from benchmarks.quality.log import Log, Source, load
+from benchmarks.quality.metrics import gains, paired_bootstrap
+from streamer.core.signals import SINGLES, Contexts, Histories, SignalOptions, Signals
+
+Rows = NDArray[np.int64]
+
+TRAINING_SHARE, LEARN_FROM, BATCH, K = 0.8, 0.2, 64, 10
+"""Shares of the log: before the cut; after which the blend begins to learn."""
+
+
+@dataclass
+class Taken:
+    """What each user took: what its lists must leave out where pairs never repeat."""
+
+    mask: bool
+    items: dict[int, list[int]] = field(default_factory=dict)
+
+    def before(self, user: Rows, item: Rows) -> Rows:
+        """Pairs (M, 2) of (event of the batch, item taken before it); the batch's own events are added."""
+        pairs = []
+        for at, (each, taken) in enumerate(zip(user.tolist(), item.tolist(), strict=True)):
+            mine = self.items.setdefault(each, [])
+            pairs += [(at, other) for other in mine]
+            mine.append(taken)
+        return np.array(pairs if self.mask else [], np.int64).reshape(-1, 2)
+
+
+@dataclass
+class Judged:
+    blend: list[Rows] = field(default_factory=list)
+    singles: list[Rows] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def stream(log: Log, cut: int, steps: int, budget: int) -> tuple[Judged, Signals]:
+    repeats = log.take(slice(0, cut)).repeats()
+    options = SignalOptions.for_log(log.time_ms[:cut], repeats=repeats, edge_budget=budget)
+    signals, histories, taken = Signals(options), Histories(options.remembered), Taken(not repeats)
+    judged, n = Judged(), len(log.item)
+    bounds = [*range(0, cut, BATCH), *range(cut, n, BATCH), n]
+    for first, last in pairwise(bounds):
+        user, item, when = log.user[first:last], log.item[first:last], log.time_ms[first:last]
+        past = histories.before(user, when, item, np.full(last - first, log.time_ms[max(first - 1, 0)]))
+        excluded = taken.before(user, item)
+        if first == cut:
+            signals.rehearse(max(0, steps - signals.blend.version))
+        if first >= cut:
+            _judge(signals, past, item, excluded, judged)
+        elif first >= LEARN_FROM * n:
+            signals.learn(past, item, excluded)
+        signals.absorb(past, item, np.ones(last - first), when)
+        histories.add(user, item, when)
+    return judged, signals
+
+
+def _judge(signals: Signals, past: Contexts, item: Rows, excluded: Rows, judged: Judged) -> None:
+    started = time.process_time()
+    signals.rank(past, K, excluded)
+    judged.seconds += time.process_time() - started
+    found = signals.judge(past, item, excluded)
+    judged.blend.append(found.blend)
+    judged.singles.append(found.singles)
+
+
+def baselines(log: Log, cut: int) -> dict[str, Rows]:
+    """(events after the cut,) ranks by each baseline."""
+    mask = not log.take(slice(0, cut)).repeats()
+    named, histories = counting(log.user[:cut], log.item[:cut], log.users, len(log.items))
+    ranks: dict[str, list[int]] = {name: [] for name in named}
+    for user, item in zip(log.user[cut:].tolist(), log.item[cut:].tolist(), strict=True):
+        history = histories.of(user)
+        for name, each in named.items():
+            ranks[name].append(rank_of(each.scores(user, history), item, history if mask else []))
+        new = histories.add(user, item)
+        for each in named.values():
+            each.absorb(user, item, history, new)
+    return {name: np.array(each, np.int64) for name, each in ranks.items()}
+
+
+def measure(log: Log, steps: int, budget: int) -> dict[str, Figure]:
+    cut = log.split(TRAINING_SHARE)
+    judged, signals = stream(log, cut, steps, budget)
+    blend, singles = np.concatenate(judged.blend), np.concatenate(judged.singles)
+    others = baselines(log, cut)
+    values = {name: float(gains(ranks).mean()) for name, ranks in others.items()}
+    best = max(values, key=lambda name: values[name])
+    ours = float(gains(blend).mean())
+    _, low, high = paired_bootstrap(blend, others[best], log.user[cut:])
+    figures = {"ndcg_at_10_blend": Figure.of([ours], "share")}
+    figures |= {f"ndcg_at_10_{name}": Figure.of([value], "share") for name, value in values.items()}
+    figures |= {
+        f"ndcg_at_10_alone_{signal.name.lower()}": Figure.of([float(gains(singles[:, at]).mean())], "share")
+        for at, signal in enumerate(SINGLES)
+    }
+    figures["blend_over_best_baseline"] = Figure.of([ours / max(values[best], 1e-9)], "ratio", 1.10)
+    figures["blend_minus_best_baseline_low"] = Figure.of([low], "share", 0.0)
+    figures["blend_minus_best_baseline_high"] = Figure.of([high], "share")
+    figures["ranking"] = Figure.of([judged.seconds / len(blend) * 1e6], "µs/user", 60.0)
+    figures["edges"] = Figure.of([len(signals.edges)], "edges")
+    figures["safeguard_falls"] = Figure.of([signals.safeguard.falls], "times")
+    figures["judged_events"] = Figure.of([len(blend)], "events")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.signals", description=__doc__)
+    parser.add_argument("--events", type=Path, required=True, metavar="FILE")
+    for name in ("user", "item", "time"):
+        parser.add_argument(f"--{name}", required=True, metavar="COL")
+    parser.add_argument("--seed", type=int, default=7, metavar="N")
+    parser.add_argument("--steps", type=int, default=5_000, metavar="N", help="of the blend before the cut")
+    parser.add_argument("--edges", type=int, default=2_000_000, metavar="N", help="budget of neighbour edges")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="only the first N events, 0 = all")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    log = load(Source(options.events, options.user, options.item, options.time), options.seed)
+    if options.first:
+        log = log.take(slice(0, options.first))
+    result = Result.here("signals", measure(log, options.steps, options.edges))
+    show([result])
+    if options.json:
+        result.write(options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The blend: a linear score of the features plus a small ReLU layer, learned by softmax over the candidates.
+
+Axes: F features, D context features, J hidden units, B events, C candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core.signals.features import CONTEXT, FEATURES, SIGNAL_OF, Signal
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+_TRUSTED = {
+    Signal.TOGETHER: 3.0,
+    Signal.SOON: 3.0,
+    Signal.SESSION: 1.0,
+    Signal.POPULAR: 1.0,
+    Signal.POPULAR_SLOW: 1.0,
+}
+"""Before anything was learned."""
+
+
+class Blend:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980) with a step per call of `learn`; `version` counts the steps."""
+
+    def __init__(self, hidden: int, learning_rate: float, seed: int, averaged: int = 100) -> None:
+        rng = np.random.default_rng(seed)
+        self.learning_rate = learning_rate
+        linear = np.array([_TRUSTED.get(signal, 0.0) / 2 for signal in SIGNAL_OF], np.float32)
+        self.weights: dict[str, F32] = {
+            "linear": linear,
+            "inner": (rng.standard_normal((hidden, FEATURES)) * (1 / np.sqrt(FEATURES))).astype(np.float32),
+            "context": (rng.standard_normal((hidden, CONTEXT)) * (1 / np.sqrt(CONTEXT))).astype(np.float32),
+            "bias": np.zeros(hidden, np.float32),
+            "outer": np.zeros(hidden, np.float32),
+        }
+        self._mean = {name: np.zeros_like(each, np.float64) for name, each in self.weights.items()}
+        self._square = {name: np.zeros_like(each, np.float64) for name, each in self.weights.items()}
+        self.served = {name: each.copy() for name, each in self.weights.items()}
+        """What lists are made with: the mean of the weights over about the last `averaged` steps (Polyak & Juditsky 1992)"""
+        self.serving = self.served
+        """The same, unless `serve` was called: then what it was given."""
+        self.averaged = averaged
+        self.version = 0
+
+    def scores(self, x: F32, context: F32) -> F32:
+        """(F, B, C), (D, B) → (B, C)"""
+        return self._forward(self.serving, x, context)[0]
+
+    def serve(self, weights: dict[str, F32]) -> None:
+        """Make lists with these weights from now on, whatever is learned meanwhile."""
+        self.serving = dict(weights)
+
+    @staticmethod
+    def _forward(w: dict[str, F32], x: F32, context: F32) -> tuple[F32, F32]:
+        _, users, wide = x.shape
+        flat = x.reshape(FEATURES, users * wide)
+        hidden = (w["inner"] @ flat).reshape(-1, users, wide)
+        hidden += (w["context"] @ context + w["bias"][:, None])[:, :, None]
+        np.maximum(hidden, 0, out=hidden)
+        score = w["linear"] @ flat + w["outer"] @ hidden.reshape(-1, users * wide)
+        return score.reshape(users, wide), hidden
+
+    def learn(self, x: F32, context: F32, there: NDArray[np.bool_], target: NDArray[np.int64]) -> float:
+        """One step on B events: candidates that are there (B, C), place of the taken one (B,). Returns the mean loss, nats."""
+        score, hidden = self._forward(self.weights, x, context)
+        score = np.where(there, score, -np.inf)
+        score -= score.max(axis=1, keepdims=True)
+        p = np.exp(score)
+        p /= p.sum(axis=1, keepdims=True)
+        rows = np.arange(len(target))
+        loss = float(-np.log(np.maximum(p[rows, target], 1e-30)).mean())
+        p[rows, target] -= 1
+        p /= len(target)
+        self._step(self._gradients(x, context, p, hidden))
+        return loss
+
+    def _gradients(self, x: F32, context: F32, slope: F32, hidden: F32) -> dict[str, F32]:
+        flat = x.reshape(FEATURES, -1)
+        active = (hidden > 0) * self.weights["outer"][:, None, None]
+        back = active * slope
+        of_user = back.sum(axis=2)  # (J, B)
+        return {
+            "linear": flat @ slope.reshape(-1),
+            "outer": hidden.reshape(len(hidden), -1) @ slope.reshape(-1),
+            "inner": back.reshape(len(back), -1) @ flat.T,
+            "context": of_user @ context.T,
+            "bias": of_user.sum(axis=1),
+        }
+
+    def _step(self, gradients: dict[str, F32]) -> None:
+        self.version += 1
+        for name, gradient in gradients.items():
+            mean = self._mean[name] = _BETA_1 * self._mean[name] + (1 - _BETA_1) * gradient
+            square = self._square[name] = _BETA_2 * self._square[name] + (1 - _BETA_2) * gradient**2
+            unbiased = mean / (1 - _BETA_1**self.version)
+            root = np.sqrt(square / (1 - _BETA_2**self.version)) + _EPSILON
+            self.weights[name] = (self.weights[name] - self.learning_rate * unbiased / root).astype(
+                np.float32
+            )
+        share = np.float32(max(1 / self.version, 1 / self.averaged))
+        for name, each in self.weights.items():
+            self.served[name] = self.served[name] + share * (each - self.served[name])
+
+    def slopes(self, x: F32, context: F32) -> F32:
+        """(F, B, k), (D, B) → (F, B, k): how the score changes with each feature; exact, the blend being piecewise linear."""
+        w = self.serving
+        _, hidden = self._forward(w, x, context)
+        active = (hidden > 0) * w["outer"][:, None, None]
+        through = (w["inner"].T @ active.reshape(len(active), -1)).reshape(x.shape)
+        return through + w["linear"][:, None, None]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "weights": {name: each.copy() for name, each in self.weights.items()},
+            "served": {name: each.copy() for name, each in self.served.items()},
+            "mean": {name: each.copy() for name, each in self._mean.items()},
+            "square": {name: each.copy() for name, each in self._square.items()},
+            "version": self.version,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        version = state["version"]
+        self.version = version
+        for mine, name in (
+            (self.weights, "weights"),
+            (self.served, "served"),
+            (self._mean, "mean"),
+            (self._square, "square"),
+        ):
+            given = state[name]
+            mine.update({key: each.copy() for key, each in given.items()})

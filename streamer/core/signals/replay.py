@@ -1,0 +1,56 @@
+"""Judged events kept for further steps of the blend: what was computed once is learned from several times.
+
+Experience replay (Lin 1992): a random event of the last few thousand is closer to what comes next than the last one alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core.signals.blend import Blend
+from streamer.core.signals.features import CONTEXT, FEATURES
+
+F32 = NDArray[np.float32]
+STEP_EVENTS = 32
+
+
+class Replay:
+    """The last `kept` judged events, as half-precision features of at most C candidates each."""
+
+    def __init__(self, kept: int, candidates: int, seed: int) -> None:
+        self._kept, self._candidates = kept, candidates
+        self._x = np.zeros((0, FEATURES, candidates), np.float16)
+        self._context = np.zeros((0, CONTEXT), np.float32)
+        self._there = np.zeros((0, candidates), np.bool_)
+        self._target = np.zeros(0, np.int64)
+        self._rng = np.random.default_rng(seed)
+        self.seen = 0
+
+    def add(self, x: F32, context: F32, there: NDArray[np.bool_], target: NDArray[np.int64]) -> None:
+        """Features (F, B, C), context (D, B), candidates that are there (B, C), place of the taken one (B,)."""
+        at = (self.seen + np.arange(len(target))) % self._kept
+        self._grow(int(at.max(initial=-1)) + 1)
+        wide = x.shape[2]
+        self._there[at] = False
+        self._x[at, :, :wide], self._context[at] = x.transpose(1, 0, 2), context.T
+        self._there[at, :wide], self._target[at] = there, target
+        self.seen += len(target)
+
+    def _grow(self, events: int) -> None:
+        missing = events - len(self._target)
+        if missing > 0:
+            missing = min(max(missing, len(self._target)), self._kept - len(self._target))
+            self._x = np.concatenate([self._x, np.zeros((missing, *self._x.shape[1:]), np.float16)])
+            self._context = np.concatenate([self._context, np.zeros((missing, CONTEXT), np.float32)])
+            self._there = np.concatenate([self._there, np.zeros((missing, self._candidates), np.bool_)])
+            self._target = np.concatenate([self._target, np.zeros(missing, np.int64)])
+
+    def step(self, blend: Blend) -> float:
+        """One step on random events that are kept; the mean loss, NaN where there are none."""
+        filled = min(self.seen, self._kept)
+        if not filled:
+            return float("nan")
+        at = self._rng.integers(0, filled, STEP_EVENTS)
+        x = np.ascontiguousarray(self._x[at].transpose(1, 0, 2), dtype=np.float32)
+        return blend.learn(x, np.ascontiguousarray(self._context[at].T), self._there[at], self._target[at])

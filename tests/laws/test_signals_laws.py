@@ -1,0 +1,145 @@
+"""Laws of the shared counts: however a stream is cut into batches, whatever the order, and never above the budget."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.core.signals import Histories, SignalOptions, Signals
+from streamer.core.signals.edges import COLUMNS, Edges
+from streamer.core.signals.item_counts import ItemCounts
+
+Event = tuple[int, int, int]
+EVENTS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 12), st.integers(0, 400)), min_size=1, max_size=120
+)
+OPTIONS = SignalOptions(
+    half_lives_ms=(5.0, 50.0, 500.0),
+    edge_half_life_ms=40.0,
+    tick_ms=1.0,
+    repeats=True,
+    recent=6,
+    remembered=8,
+)
+
+
+def absorbed(events: list[Event], cuts: list[int], options: SignalOptions = OPTIONS) -> Signals:
+    signals, histories = Signals(options), Histories(options.remembered)
+    bounds = sorted({0, len(events), *(cut % len(events) for cut in cuts)})
+    for first, last in itertools.pairwise(bounds):
+        user, item, time = (np.array(each, np.int64) for each in zip(*events[first:last], strict=True))
+        past = histories.before(user, time, item)
+        signals.absorb(past, item, np.ones(len(item)), time)
+        histories.add(user, item, time)
+    return signals
+
+
+def edges_of(signals: Signals) -> dict[int, Any]:
+    state = signals.edges.state()
+    key, weight = state["key"], state["weight"]
+    landmark = state["landmark_ms"]  # scaled to a common one
+    return dict(
+        zip(key.tolist(), (weight * 2.0 ** (landmark / OPTIONS.edge_half_life_ms)).T.tolist(), strict=True)
+    )
+
+
+@given(
+    EVENTS.map(lambda events: sorted(events, key=lambda e: e[2])), st.lists(st.integers(0, 119), max_size=12)
+)
+@settings(max_examples=60, deadline=None)
+def test_any_cut_into_batches_gives_the_same_counts(events: list[Event], cuts: list[int]) -> None:
+    whole, cut = absorbed(events, []), absorbed(events, cuts)
+    assert whole.counts.shares() == pytest.approx(cut.counts.shares(), rel=1e-9, abs=1e-12)
+    assert (whole.counts.first_ms == cut.counts.first_ms).all()
+    assert (whole.counts.last_ms == cut.counts.last_ms).all()
+    assert (whole.again == cut.again).all()
+    mine, theirs = edges_of(whole), edges_of(cut)
+    assert mine.keys() == theirs.keys()
+    for key, each in mine.items():
+        assert each == pytest.approx(theirs[key], rel=1e-4)
+
+
+@given(EVENTS.map(lambda events: sorted(events, key=lambda e: e[2])))
+@settings(max_examples=40, deadline=None)
+def test_counts_are_those_of_a_plain_recomputation(events: list[Event]) -> None:
+    signals = absorbed(events, [17, 40])
+    now = events[-1][2]
+    histories: dict[int, list[int]] = {}
+    together: dict[tuple[int, int], float] = {}
+    for user, item, time in events:
+        past = histories.setdefault(user, [])
+        for other in past[-OPTIONS.recent :]:
+            if other != item:
+                for pair in ((other, item), (item, other)):
+                    together[pair] = together.get(pair, 0.0) + 2.0 ** ((time - now) / 40)
+        past.append(item)
+    state = edges_of(signals)
+    found = {
+        (key >> 32, key & 0xFFFFFFFF): each[2] * 2.0 ** (-now / 40)
+        for key, each in state.items()
+        if each[2] > 0
+    }
+    assert found == pytest.approx(together, rel=1e-4)
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_forgetting_does_not_depend_on_the_order_of_arrival(events: list[Event], random: Any) -> None:
+    shuffled = list(events)
+    random.shuffle(shuffled)
+    mine, theirs = ItemCounts([30.0, np.inf]), ItemCounts([30.0, np.inf])
+    for counts, order in ((mine, events), (theirs, shuffled)):
+        for _, item, time in order:
+            counts.add(np.array([item]), np.ones(1), np.array([time]))
+        counts.grow(13)
+    assert mine.shares() == pytest.approx(theirs.shares(), rel=1e-9, abs=1e-12)
+    assert (mine.first_ms == theirs.first_ms).all()
+    assert (mine.last_ms == theirs.last_ms).all()
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_the_budget_is_never_exceeded_and_the_strongest_stay(budget: int, neighbours: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    edges = Edges(1e12, budget, neighbours)
+    for _ in range(4):
+        n = int(rng.integers(1, 80))
+        source, target = rng.integers(0, 6, n), rng.integers(6, 40, n)
+        edges.add(source, target, [np.ones(n) for _ in range(COLUMNS)])
+        edges.add(np.array([2]), np.array([99]), [np.full(1, 1e6) for _ in range(COLUMNS)])
+        edges.merge()
+        assert len(edges) <= budget
+        for size, _, _, _ in edges.lists(np.arange(6), np.full(6, 10**6)):
+            assert (size <= neighbours).all()
+        held = {
+            target
+            for _, found, _, _ in edges.lists(np.array([2]), np.array([10**6]))
+            for target in found.tolist()
+        }
+        assert 99 in held
+
+
+@given(EVENTS.map(lambda events: sorted(events, key=lambda e: e[2])), st.integers(1, 118))
+@settings(max_examples=30, deadline=None)
+def test_a_restored_state_goes_on_as_if_nothing_had_happened(events: list[Event], cut: int) -> None:
+    signals, histories = Signals(OPTIONS), Histories(OPTIONS.remembered)
+    twin: Signals | None = None
+    for number, (user, item, time) in enumerate(events):
+        if number == cut % len(events):
+            twin = Signals.from_state(OPTIONS, signals.state())
+        one = np.array([user]), np.array([item]), np.array([time])
+        past = histories.before(one[0], one[2], one[1])
+        for each in (signals, *([twin] if twin else [])):
+            each.absorb(past, one[1], np.ones(1), one[2])
+        histories.add(*one)
+    assert twin is not None
+    past = histories.of(np.arange(6), np.full(6, 400))
+    mine, theirs = signals.rank(past, 5), twin.rank(past, 5)
+    assert mine.score == pytest.approx(theirs.score, rel=1e-5)
+    assert (mine.because == theirs.because).all()
+    assert (signals.counts.shares() == twin.counts.shares()).all()
