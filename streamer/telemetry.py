@@ -48,9 +48,7 @@ BATCH_SECONDS = Histogram("headwater_batch_seconds", "Time to compute one batch"
 INFERENCE_SECONDS = Histogram(
     "headwater_inference_seconds", "Time in one run of an ONNX graph", ["graph"], buckets=_SECONDS
 )
-REFRESHES_WAITING = Gauge(
-    "headwater_refresh_queue", "Users whose refresh was put off while the worker lags"
-)
+REFRESHES_WAITING = Gauge("headwater_refresh_queue", "Users whose refresh was put off while the worker lags")
 LAG_SECONDS = Histogram(
     "headwater_end_to_end_lag_seconds",
     "From an event's Kafka timestamp to its acknowledged recommendation",

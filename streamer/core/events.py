@@ -31,6 +31,8 @@ from streamer.core.rejections import (
 __all__ = ["Event", "EventDecoder", "Reason", "Rejected"]
 
 MAX_RECORD_BYTES = 64 * 1024
+FEW_RECORDS = 16
+"""Up to so many are decoded one by one: array operations would cost more."""
 MAX_AHEAD_MS = 24 * 3600 * 1000
 """How far an event's time may lie after the time of its Kafka record."""
 LATEST_MS = (1 << 24) * 300_000 - 1
@@ -168,9 +170,10 @@ class EventDecoder:
         record_timestamps_ms: Sequence[int],
     ) -> Sequence[Event | Rejected]:
         """As `decode`, of the records of one partition: at a third of the cost as long as all of them are good."""
-        good = self._all_good(values, keys, partition, record_timestamps_ms)
-        if good is not None:
-            return good
+        if len(values) > FEW_RECORDS:
+            good = self._all_good(values, keys, partition, record_timestamps_ms)
+            if good is not None:
+                return good
         return [
             self.decode(value, key, partition, time)
             for value, key, time in zip(values, keys, record_timestamps_ms, strict=True)

@@ -109,8 +109,14 @@ class Replay:
         return Replayed(changes, regressed)
 
 
+_FEW = 32
+"""Up to so many records are looked at one by one: array operations would cost more."""
+
+
 def applied_offsets(values: Sequence[bytes | None]) -> NDArray[np.int64]:
     """Applied source offsets (n,) of state records; EMPTY for None. Raises StateError or UnknownSchema."""
+    if len(values) <= _FEW:
+        return np.array([_applied_or_empty(value) for value in values], np.int64)
     if None in values:
         found = np.full(len(values), EMPTY, np.int64)
         rows = [row for row, value in enumerate(values) if value is not None]

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from streamer.core.event_types import EventType, EventTypes
-from streamer.core.events import LATEST_MS, MAX_AHEAD_MS, MAX_FLOAT32, Event, EventDecoder, Reason, Rejected
+from streamer.core.events import (
+    FEW_RECORDS,
+    LATEST_MS,
+    MAX_AHEAD_MS,
+    MAX_FLOAT32,
+    Event,
+    EventDecoder,
+    Reason,
+    Rejected,
+)
 from streamer.core.partitioner import Partitioner
 from streamer.core.protocol import ItemRecord, decode_item
 
@@ -135,6 +144,47 @@ def test_a_legal_event_is_taken_as_it_is(event: tuple[dict[str, Any], int], esca
     SCHEMA.validate(fields)
     written = msgspec.json.decode(msgspec.json.encode(result))
     assert written == {name: each for name, each in fields.items() if each is not None}
+
+
+def fields_of(found: Event | Rejected) -> object:
+    return (
+        found if isinstance(found, Rejected) else (*msgspec.structs.astuple(found)[:-1], bytes(found.context))
+    )
+
+
+@given(
+    st.lists(good() | st.tuples(nearly_good(), st.integers(0, 2**62)), min_size=FEW_RECORDS + 1, max_size=25),
+    st.booleans(),
+    st.data(),
+)
+def test_a_run_is_decoded_as_its_records_are(
+    records: list[tuple[dict[str, Any], int]], mixed: bool, data: st.DataObject
+) -> None:
+    """Also where values hold newlines, so that two of them might be taken for others."""
+    values: list[bytes | None] = [json.dumps(event).encode() for event, _ in records]
+    if mixed:
+        at = data.draw(st.integers(0, len(values) - 1))
+        odd = [
+            None,
+            b"",
+            b"\n",
+            b"{}\n{}",
+            (values[at] or b"") + b"\n",
+            b"[1",
+            b"1]",
+            (values[at] or b"")[:-3],
+        ]
+        values[at] = data.draw(st.sampled_from(odd))
+    users = [event.get("user_id") for event, _ in records]
+    record_keys = [user.encode(errors="replace") if isinstance(user, str) else b"u" for user in users]
+    times = [recorded_ms for _, recorded_ms in records]
+    for decoder in (STRICT, LOOSE):
+        one_by_one = [
+            decoder.decode(value, key, 0, time)
+            for value, key, time in zip(values, record_keys, times, strict=True)
+        ]
+        together = decoder.decode_run(values, record_keys, 0, times)
+        assert list(map(fields_of, together)) == list(map(fields_of, one_by_one))
 
 
 def test_each_reason_is_reachable() -> None:
