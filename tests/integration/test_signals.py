@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from agents.collaborate import Collaborate
 from streamer.core.signals.rows import SignalRows
@@ -86,6 +87,7 @@ def expected(deployment: Deployment) -> dict[int, SignalRows]:
     return {partition: SignalRows.join(each) for partition, each in parts.items()}
 
 
+@pytest.mark.slow
 def test_signals_are_exact_through_a_crash_and_lists_are_blended(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(HEADWATER_SIGNALS="on", HEADWATER_PARTITIONS="2", HEADWATER_MAX_BATCH_EVENTS="200")
     first, second = deployment.worker("first"), deployment.worker("second")
