@@ -2,7 +2,8 @@
 
 Sources
 - Full softmax: Klenitskiy & Vasilev 2023, arXiv:2309.07602. Its logits are never held as a whole: blocks that stay in the
-  processor's cache are turned into gradients at once (as in Liger, Hsu et al. 2024, arXiv:2410.10989): as fast on a CPU, in less memory.
+  processor's cache are turned into gradients at once, as fast on a CPU and in less memory (as in Liger, Hsu et al. 2024,
+  arXiv:2410.10989).
 - Sampled softmax with log-Q correction: Bengio & Senécal 2008, doi:10.1109/TNN.2007.912312; Yi et al. 2019,
   doi:10.1145/3298689.3346996.
 - gBCE: Petrov & Macdonald 2023, arXiv:2308.07192.
