@@ -12,12 +12,13 @@ from streamer.core.columns import EventColumns
 from streamer.core.profile import profiles
 from streamer.core.ranking import ItemTexts, Rows, because, exclusions, rank, recommendations
 from streamer.core.stamp import Stamp
-from streamer.core.user_state import Outcome, StateView, UserStates
+from streamer.core.state_view import StateView
+from streamer.core.user_state import Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.transport.pipeline import Delivery
 
 if TYPE_CHECKING:
-    from agents.ingest import Batch
+    from agents.batch import Batch
 
 REMEMBERED = 100
 """Past events that the collaborative signals look at."""

@@ -13,11 +13,12 @@ from faust.auth import Credentials
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
+from agents.batch import DecodedRun
 from agents.collaborate import LEARNER_PARTITION, Collaborate
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
 from agents.follow_signals import FollowSignals
-from agents.ingest import DecodedRun, Ingest, StateOptions
+from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend
 from agents.swap_model import SwapModel
 from streamer import telemetry

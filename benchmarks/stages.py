@@ -24,7 +24,8 @@ import rocksdict
 from faust.types import TP
 
 from agents import ingest, recommend
-from agents.ingest import Batch, Ingest, StateOptions
+from agents.batch import Batch
+from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend, Refresh
 from benchmarks import artefact, figures
 from benchmarks.figures import Figure, Result
@@ -117,6 +118,8 @@ class Bench:
             rocksdict.Rdict(str(folder / str(p)), database_options(memory)) for p in range(PARTITIONS)
         ]
         self._offsets = [0] * PARTITIONS
+        self.state_bytes = 0
+        """Record batches of the changelog, compressed."""
         self._partitioner = Partitioner("murmur2")
         champion = self._champion(settings)
         unused: Any = None
@@ -162,8 +165,7 @@ class Bench:
                 packer = Packer("changelog", CODECS[self._compression], 0)
                 packer.add_pairs(delivery.heads)
                 packer.add_groups(delivery.groups)
-                for built in packer.finish():
-                    built._build()
+                self.state_bytes += sum(len(built._build()) for built in packer.finish())
             with Clock.stage("pack outputs"):
                 for topic, records in delivery.outputs.items():
                     packer = Packer(topic, 0, 0)
@@ -180,6 +182,7 @@ class Bench:
 def measure(name: str, *, batch: int, warm: int, quick: bool = False) -> Result:
     rounds, each = (1, 10 * batch) if quick else (5, 20 * batch)
     runs: dict[str, list[float]] = {}
+    wire: list[float] = []
     with tempfile.TemporaryDirectory(prefix="headwater-stages-") as folder:
         bench = Bench(Path(folder), workload(name))
         watch_stages()
@@ -188,14 +191,23 @@ def measure(name: str, *, batch: int, warm: int, quick: bool = False) -> Result:
         for number in range(rounds):
             prepared = list(bench.runs(each, warm + number * each, batch))
             Clock.spent.clear()
+            bench.state_bytes = 0
             for work in prepared:
                 bench.work(work)
             for stage, seconds in Clock.spent.items():
                 runs.setdefault(stage, []).append(seconds / each * 1e6)
+            wire.append(bench.state_bytes / each)
     made = {stage: Figure.of(values, "µs/event") for stage, values in runs.items()}
     whole = [sum(values) for values in zip(*runs.values(), strict=True)]
     ordered = sorted(made.items(), key=lambda pair: -pair[1].value)
-    return Result.here(f"{NAME}-{name}", {"whole": Figure.of(whole, "µs/event"), **dict(ordered)})
+    return Result.here(
+        f"{NAME}-{name}",
+        {
+            "whole": Figure.of(whole, "µs/event"),
+            **dict(ordered),
+            "changelog_on_the_wire": Figure.of(wire, "bytes/event", 500.0),
+        },
+    )
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 from faust.types import TP
 
-from agents.ingest import DecodedRun, Ingest, StateOptions
+from agents.batch import DecodedRun
+from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend
 from benchmarks.quality.log import Log, Rows
 from streamer.core.events import Event, EventDecoder

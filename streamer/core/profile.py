@@ -15,7 +15,8 @@ from streamer.core.event_types import EventTypes
 from streamer.core.json_rows import Column, Texts, commas, elements, where, whole, write
 from streamer.core.rolling_counts import LEVELS
 from streamer.core.stamp import Part, Stamp
-from streamer.core.user_state import StateView, UserStates
+from streamer.core.state_view import StateView
+from streamer.core.user_state import UserStates
 
 TOP = 5
 """Labels listed per kind of interest."""

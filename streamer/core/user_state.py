@@ -24,6 +24,7 @@ from streamer.core.rolling_counts import RollingCounts
 from streamer.core.runs import Runs
 from streamer.core.seen import SeenChunks
 from streamer.core.state_records import ENTRY, HEAD_PREFIX, applied, decode_heads, head_key, segment_slots
+from streamer.core.state_view import StateView
 from streamer.core.window import BehaviourWindows, Read, Rows
 
 __all__ = ["ENTRY", "Outcome", "StateView", "UserStates", "applied", "head_key"]
@@ -320,44 +321,3 @@ def _entries(events: EventColumns) -> NDArray[np.void]:
     entries["item"], entries["time"], entries["type"] = events.item, events.time, events.type
     entries["value"], entries["event"] = events.value, events.event
     return entries
-
-
-class StateView:
-    """n users at one moment each (a user may occur at several), apart from the states that go on changing."""
-
-    def __init__(
-        self,
-        heads: NDArray[np.void],
-        activity: NDArray[np.int64],
-        seen: tuple[Rows, NDArray[np.uint64]],
-        recent: NDArray[np.uint64],
-        decay: Decay,
-    ) -> None:
-        """heads (n,), activity (n, 3, 32), seen: positions (m,) and item hashes (m,), recent (n, R): see UserStates."""
-        self.heads, self._activity, self.seen, self.recent, self._decay = heads, activity, seen, recent, decay
-
-    @classmethod
-    def join(cls, views: Sequence[StateView]) -> StateView:
-        """One view after the other."""
-        if len(views) == 1:
-            return views[0]
-        first = np.cumsum([0, *(len(view.heads) for view in views)])
-        return cls(
-            np.concatenate([view.heads for view in views]),
-            np.concatenate([view._activity for view in views]),
-            (
-                np.concatenate([view.seen[0] + at for view, at in zip(views, first, strict=False)]),
-                np.concatenate([view.seen[1] for view in views]),
-            ),
-            np.concatenate([view.recent for view in views]),
-            views[0]._decay,
-        )
-
-    def activity(self, users: Rows) -> NDArray[np.int64]:
-        """As UserStates.activity."""
-        return self._activity[users]
-
-    def interests(self, users: Rows) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]:
-        """As UserStates.interests."""
-        heads = self.heads[users]
-        return interests.decayed(heads["interests"], heads["interests_time"], heads["watermark"], self._decay)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.ingest import DecodedRun, Ingest
+from agents.batch import DecodedRun
+from agents.ingest import Ingest
 from streamer.core.state_records import applied, decode_heads, head_dtype
 from streamer.transport.log_reader import LogRecord, read_log
 
