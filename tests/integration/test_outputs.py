@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import confluent_kafka
 import jsonschema
 import numpy as np
 import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from streamer.core.event_types import EventTypes
 from streamer.core.item_text import item_text
@@ -25,14 +25,13 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 START_MS = 1_700_000_000_000
 ITEMS, WINDOW, TOP_K = 60, 16, 10
 
-Message = confluent_kafka.Message
 Place = tuple[int, int]
 """(partition, offset)"""
 
 
 def consume(brokers: str, topic: str) -> list[Message]:
     """Every record of a topic, by an independent client."""
-    consumer = confluent_kafka.Consumer(
+    consumer = Consumer(
         {
             "bootstrap.servers": brokers,
             "group.id": "independent",
@@ -41,9 +40,7 @@ def consume(brokers: str, topic: str) -> list[Message]:
         }
     )
     partitions = consumer.list_topics(topic, 20).topics[topic].partitions
-    consumer.assign(
-        [confluent_kafka.TopicPartition(topic, p, confluent_kafka.OFFSET_BEGINNING) for p in partitions]
-    )
+    consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
     found: list[Message] = []
     open_partitions = set(partitions)
     while open_partitions:
@@ -52,7 +49,7 @@ def consume(brokers: str, topic: str) -> list[Message]:
         if (error := message.error()) is None:
             found.append(message)
         else:
-            assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF, error
+            assert error.code() == KafkaError._PARTITION_EOF, error
             open_partitions.discard(message.partition())
     consumer.close()
     return found
