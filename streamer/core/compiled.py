@@ -1,0 +1,32 @@
+"""Loops over users and events that NumPy has no operation for, compiled to machine code on their first call by Numba.
+
+    @compiled
+    def sums(values, starts, out): ...
+
+A compiled function (a *kernel*) takes C-contiguous arrays and numbers, fills arrays that it is given, does not hold the
+interpreter's lock, and calls nothing but kernels of its own module: the cache on disk is renewed when that file changes, not
+when others do. A module of kernels has a `warm_up()` which calls each with tiny arrays of the types that it is used with, so that
+a worker compiles before it takes a partition and not in its first batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Machine code is kept on disk beside the source or in the user's cache; where neither can be written, in memory."""
+    try:
+        return _jit(function, cache=True)
+    except RuntimeError:  # Numba: "no locator available"
+        return _jit(function, cache=False)
+
+
+def _jit(function: F, *, cache: bool) -> F:
+    kernel: F = numba.njit(function, nogil=True, error_model="numpy", cache=cache)
+    return kernel
