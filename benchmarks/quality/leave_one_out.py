@@ -136,9 +136,9 @@ def _headwater(
     seed: int,
     say: Say,
 ) -> None:
-    name, started = f"headwater_{encoder}", time.perf_counter()
+    name, started = f"headwater_{encoder}", time.process_time()
     trained, _, notes = training.fit(split.train, content, budget_s, seed, encoder)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     say(f"{name}, seed {seed}: {seconds:.0f} s, {trained.epochs} epochs")
     held.notes += [note for note in notes if note not in held.notes]
     gru = Gru(split.before, content)
@@ -149,7 +149,7 @@ def _headwater(
 
 
 def _als(split: Split, judged: Rows, held: Held, seed: int) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         scores = peers.als_scores(
             split.before.user, split.before.item, split.log.users, len(split.log.items), seed
@@ -157,7 +157,7 @@ def _als(split: Split, judged: Rows, held: Held, seed: int) -> None:
     except DataError as error:
         held.notes.append(f"ALS is left out: {error}")
         return
-    held.seconds.setdefault("als", []).append(time.perf_counter() - started)
+    held.seconds.setdefault("als", []).append(time.process_time() - started)
     lowest = float(scores.min())
     _score(held, "als", lambda user, history: scores[user] - lowest + 1, split, judged)
 
