@@ -56,6 +56,7 @@ def environment(folder: Path = ENVIRONMENT) -> Path:
     folder = folder.expanduser()
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if (folder / "complete").exists():
+        _lend_packages(python)
         return python
     _call([sys.executable, "-m", "venv", "--clear", str(folder)])
     _call(
@@ -70,8 +71,7 @@ def environment(folder: Path = ENVIRONMENT) -> Path:
             *PACKAGES,
         ]
     )
-    site = _call([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-    (Path(site) / "zz_headwater.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    _lend_packages(python)
     _call(
         [
             str(python),
@@ -82,6 +82,12 @@ def environment(folder: Path = ENVIRONMENT) -> Path:
     )
     (folder / "complete").touch()
     return python
+
+
+def _lend_packages(python: Path) -> None:
+    """Name Headwater's own packages to RecBole's Python; anew each time, for they may have moved since."""
+    site = _call([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+    (Path(site) / "zz_headwater.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
 
 def _call(command: list[str]) -> str:
