@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable
 
 
-def choose() -> tuple[set[int], set[int]]:
-    """(cores of who is measured, cores of broker and load): one and the next; the same where there is only one."""
+def choose(measured: int = 1) -> tuple[set[int], set[int]]:
+    """(cores of who is measured, cores of broker and load): `measured` and the next, where the machine has one more.
+
+    Elsewhere one and the next; the same where there is only one.
+    """
     if not hasattr(os, "sched_setaffinity"):
         return set(), set()
     allowed = sorted(os.sched_getaffinity(0))
-    return {allowed[0]}, set(allowed[1:2] or allowed)
+    n = measured if len(allowed) > measured else 1
+    return set(allowed[:n]), set(allowed[n : n + 1] or allowed)
 
 
 def pin(cores: set[int]) -> None:

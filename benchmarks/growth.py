@@ -4,8 +4,8 @@
 
 One worker on one core; each point is a run on a fresh broker, first over events that fill the users' states and then over
 those that count. `growth` is the steepest of the ratios between an axis's last and first point, in processor time per event;
-the catalogue's is apart, since exact scoring is linear in it. With 2 workers there are two cores for them where the machine
-has three, and the events per second of both together count.
+the catalogue's is apart, since exact scoring is linear in it. 2 workers have a core each where the machine has three, and share
+one elsewhere; the events per second of both together count.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ QUICK = {"users": [(2000, Point(users=2000, counted=10_000)), (10_000, Point(use
 def cost(point: Point) -> Cost:
     """Of the events that count, until the last output."""
     filling, counted = point.events
-    with Stage.open(uniform(point.users, point.items), partitions=point.partitions) as stage:
+    with Stage.open(
+        uniform(point.users, point.items), partitions=point.partitions, measured=point.workers
+    ) as stage:
         before = stage.ends("recommendations")
         workers = [
             stage.headwater(

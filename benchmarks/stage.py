@@ -57,15 +57,21 @@ class Stage:
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, workload: Workload | None = None, *, partitions: int = PARTITIONS, model: Path | None = None
+        cls,
+        workload: Workload | None = None,
+        *,
+        partitions: int = PARTITIONS,
+        model: Path | None = None,
+        measured: int = 1,
     ) -> Iterator[Stage]:
-        """A broker on one core, with topics, model and catalogue; the measured processes run on the other.
+        """A broker on one core, with topics, model and catalogue; the measured processes run on another.
 
+        measured: cores for those, where the machine has one more.
         model: an artefact to release instead of one with random weights for the workload's items.
         """
         workload = workload or uniform()
         model = model or artefact.built(len(workload.items))
-        working, serving = cores.choose()
+        working, serving = cores.choose(measured)
         before = os.sched_getaffinity(0) if serving else set()
         folder = Path(tempfile.mkdtemp(prefix="headwater-bench-"))
         try:
