@@ -19,6 +19,7 @@ from streamer.core.signals.history import NONE
 from streamer.core.signals.replay import STEP_EVENTS
 from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.shared import SharedSignals
+from streamer.core.signals.told import before_each
 from streamer.core.signals.weights import LEARNER_KEY, Published, encode_learner
 from streamer.core.user_state import Outcome, UserStates
 from streamer.serving.champion import Champion
@@ -91,7 +92,7 @@ class Collaborate:
     """One per worker; used in the executor only.
 
     session_gap_ms: a longer pause ends a session. explore: share of the lists whose last place goes to an item without
-    interactions.
+    interactions. exclude_seen: whether lists leave out what the user has consumed.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class Collaborate:
         weights_topic: str,
         session_gap_ms: int = 30 * 60 * 1000,
         explore: float = 0.0,
+        exclude_seen: bool = True,
     ) -> None:
         self.shared = shared
+        self._exclude_seen = exclude_seen
         self._events_topic, self._weights_topic = events_topic, weights_topic
         self._session_gap_ms, self._explore = session_gap_ms, explore
         self._weight = np.zeros(32, np.float32)
@@ -114,7 +117,13 @@ class Collaborate:
         self._catalogue: tuple[Champion, int, Rows, NDArray[np.bool_]] | None = None
 
     def begin(self, champion: Champion, states: UserStates, partitions: list[int]) -> Told:
+        self._meet(champion)
         return Told(self, champion, states, np.array(partitions, np.int64))
+
+    def _meet(self, champion: Champion) -> None:
+        """Weights belong to a model."""
+        if self.shared.model != champion.model.version:
+            self.shared.meet(champion.model.version, champion.model.blend)
 
     def rows_of(self, champion: Champion) -> tuple[Rows, NDArray[np.bool_]]:
         """Of every numbered item its catalogue row, -1 = none, and whether it is barred from lists."""
@@ -131,7 +140,15 @@ class Collaborate:
         return self._catalogue[2], self._catalogue[3]
 
     def contexts(self, past: Past) -> Contexts:
-        return Contexts(self.shared.numbers.rows(past.item), past.time_ms, past.now_ms, past.length)
+        """For who has no event yet it is as late as the newest event of all."""
+        now_ms = np.where(past.length > 0, past.now_ms, self.shared.clock_ms)
+        return Contexts(self.shared.numbers.rows(past.item), past.time_ms, now_ms, past.length)
+
+    def seen(self, states: UserStates, users: Rows) -> tuple[Rows, Hashes]:
+        """What lists of `users` (n,) must leave out: positions (m,), item hashes (m,)."""
+        if self._exclude_seen:
+            return states.seen(users)
+        return np.zeros(0, np.int64), np.zeros(0, np.uint64)
 
     def model(self, champion: Champion, gru: F32, excluded: Rows) -> Extra:
         """What the GRU says to n users; excluded (M, 2): pairs of (user, catalogue row)."""
@@ -154,6 +171,7 @@ class Collaborate:
     ) -> Blended | None:
         """None while there is nothing to blend with. seen: positions (m,) and item hashes (m,) that must not be listed."""
         shared = self.shared
+        self._meet(champion)
         if not shared.ready or not len(champion.catalogue.ids):
             return None
         signals, published = shared.signals, shared.published
@@ -219,11 +237,12 @@ class Collaborate:
         early = time.monotonic() < self._published_s + EVERY_S and self.shared.published is not None
         if not changed and (blend.version < due or early):
             return []
-        published = Published.of(blend, guard.serving)
+        published = Published.of(blend, guard.serving, self.shared.model)
         self._published_steps, self._published_s = blend.version, time.monotonic()
         self.shared.serve(published)
         telemetry.SIGNAL_LEARNED.set(blend.version * STEP_EVENTS)
-        return [(published.name.encode(), published.encode()), (LEARNER_KEY, encode_learner(blend))]
+        learner = encode_learner(blend, self.shared.model)
+        return [(published.name.encode(), published.encode()), (LEARNER_KEY, learner)]
 
 
 class Told:
@@ -233,32 +252,45 @@ class Told:
         self._how, self._champion, self._states, self._partition = how, champion, states, partition
         self._rows: list[tuple[Rows, SignalRows]] = []
 
-    def before(self, events: EventColumns) -> Past:
-        """What the users of a round did before it; ask before the round is absorbed."""
-        return Past.of(self._states, events.user, PAST)
+    def before(self, events: EventColumns) -> tuple[Rows, Past]:
+        """The users of `events` (n,), ascending, and what each has done; ask before the events are absorbed."""
+        users = np.unique(events.user)
+        return users, Past.of(self._states, users, PAST)
 
-    def after(self, events: EventColumns, past: Past, outcome: NDArray[np.uint8]) -> None:
+    def after(self, events: EventColumns, before: tuple[Rows, Past], outcome: NDArray[np.uint8]) -> None:
+        """Events (n,) in source order were absorbed."""
         how = self._how
-        weight = how._weight[events.type]
-        at = np.flatnonzero((outcome == Outcome.APPLIED) & (events.item != 0) & (weight > 0))
-        if not at.size:
+        with_item = np.flatnonzero((outcome == Outcome.APPLIED) & (events.item != 0))
+        if not with_item.size:
             return
-        gap = how._session_gap_ms
-        there = np.where(past.item[at] != 0, np.int64(0), np.int64(NONE))
-        session = Contexts(there, past.time_ms[at], events.time[at], past.length[at]).session(gap)
-        wide = np.zeros((len(at), PAST), np.uint64)
-        wide[:, : past.item.shape[1]] = past.item[at]
-        rows = SignalRows(events.offset[at], events.time[at], events.item[at], weight[at], session, wide)
-        self._rows.append((self._partition[events.user[at]], rows))
+        item, time_ms = events.item[with_item], events.time[with_item]
+        users, past = before
+        user = np.searchsorted(users, events.user[with_item])
+        past_item, past_ms = before_each(user, item, time_ms, past.item, past.time_ms)
+        weight = how._weight[events.type[with_item]]
+        there = np.where(past_item != 0, np.int64(0), np.int64(NONE))
+        session = Contexts(there, past_ms, time_ms, time_ms).session(how._session_gap_ms)
+        wide = np.zeros((len(item), PAST), np.uint64)
+        wide[:, : past_item.shape[1]] = past_item
+        rows = SignalRows(events.offset[with_item], time_ms, item, weight, session, wide)
+        told = np.flatnonzero(weight > 0)
+        self._rows.append((self._partition[events.user[with_item[told]]], rows.take(told)))
 
     def learn(self, events: EventColumns) -> None:
-        """A step on a sample of a round's events, before they are absorbed; only where the learner's partition is."""
+        """A step on a sample of events, before they are absorbed; only where the learner's partition is.
+
+        Events (n,) in source order, of which each user's first is judged: by the state that its list was made from. What the
+        model was trained on is left out: of that it knows more than it will know of anything.
+        """
         how, states, champion = self._how, self._states, self._champion
         signals = how.shared.signals
         if signals is None or not len(champion.catalogue.ids):
             return
-        chosen = (self._partition[events.user] == LEARNER_PARTITION) & (events.offset % SAMPLE == 0)
+        chosen = np.zeros(len(events), np.bool_)
+        chosen[np.unique(events.user, return_index=True)[1]] = True
+        chosen &= (self._partition[events.user] == LEARNER_PARTITION) & (events.offset % SAMPLE == 0)
         chosen &= (events.item != 0) & (how._weight[events.type] > 0)
+        chosen &= events.time > champion.model.manifest.trained_until_ms
         at = np.flatnonzero(chosen & (events.offset > states.heads["applied"][events.user]))
         if not at.size:
             return
@@ -266,7 +298,7 @@ class Told:
             champion.rebuild_stale(states)
         users = events.user[at]
         barred = how.rows_of(champion)[1]
-        position, hashes = states.seen(users)
+        position, hashes = how.seen(states, users)
         listed, numbered = champion.catalogue.rows(hashes), how.shared.numbers.rows(hashes)
         excluded = np.stack([position, listed], axis=1)[listed >= 0]
         theirs = np.stack([position, numbered], axis=1)[numbered != NONE]

@@ -58,8 +58,9 @@ class FollowSignals:
                 continue
             try:
                 if record.key != LEARNER_KEY:
-                    self._shared.serve(Published.decode(record.key.decode(), record.value))
-                    log.info("weights %s serve", record.key.decode())
+                    published = Published.decode(record.key.decode(), record.value)
+                    self._shared.serve(published)
+                    log.info("weights %s of model %s were published", published.name, published.model)
                 elif not self._learns():
                     self._shared.go_on_from(record.value)
             except (ValueError, OSError, KeyError) as exc:

@@ -205,17 +205,17 @@ class Ingest:
         text_vectors = self._text_vectors(champion, batch)
         refresh = self._recommend.begin(champion, states, batch)
         told = self._collaborate and self._collaborate.begin(champion, states, batch.partitions)
-        # Who is refreshed after every event, or tells what came before each, needs the events one by one.
-        every = rounds(columns.user) if refresh.per_event or told else [np.arange(len(columns))]
+        # Who is refreshed after every event needs the events one by one.
+        every = rounds(columns.user) if refresh.per_event else [np.arange(len(columns))]
         for rows in every:
             events = columns if len(rows) == len(columns) else columns.take(rows)
             texts = None if text_vectors is None else text_vectors[rows]
             if told:
                 told.learn(events)
-                past = told.before(events)
+                before = told.before(events)
             outcome = self._apply(champion, states, events, texts)
             if told:
-                told.after(events, past, outcome)
+                told.after(events, before, outcome)
             if refresh.per_event:
                 champion.rebuild_stale(states)
             refresh.after(events, outcome)

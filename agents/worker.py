@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from faust.auth import Credentials
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
-from agents.batch import DecodedRun
+from agents.batch import DecodedRun, Reader
 from agents.collaborate import LEARNER_PARTITION, Collaborate
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
@@ -22,6 +23,7 @@ from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend
 from agents.swap_model import SwapModel
 from streamer import telemetry
+from streamer.core.event_types import EventTypes
 from streamer.core.events import EventDecoder
 from streamer.core.interests import Decay
 from streamer.core.partitioner import Partitioner
@@ -99,7 +101,7 @@ class Worker:
         self.swap = SwapModel(self.device, s.cache_dir, self.loader, self._on_champion)
         self.texts = MicroBatcher(lambda texts: self.swap.serving_encoder().encode(texts))
         self.items = FollowItems(self.loader, self._on_snapshot)
-        self.collaborate = self._collaborative()
+        self.collaborate = collaborative(s, s.event_types)
         self.followers = [
             LogFollower(s.brokers, s.topic("models"), self.swap.on_records, s.kafka_options()),
             LogFollower(s.brokers, s.topic("item-vectors"), self.items.on_records, s.kafka_options()),
@@ -139,31 +141,14 @@ class Worker:
 
     def _events_pipeline(self) -> Pipeline[DecodedRun]:
         s, store = self.settings, self.store
-        options = StateOptions(
-            window=s.window,
-            grace_ms=int(s.grace_s * 1000),
-            decay=Decay(int(s.interest_half_life_short_s * 1000), int(s.interest_half_life_long_s * 1000)),
-        )
-        recommend = Recommend(
-            profiles_topic=s.topic("profiles"),
-            recommendations_topic=s.topic("recommendations"),
-            per_event=s.refresh == "event",
-            top_k=s.top_k,
-            exclude_seen=s.exclude_seen,
-            collaborate=self.collaborate,
-        )
-        partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)
-        self.ingest = Ingest(
-            EventDecoder(s.event_types, partitioner, s.partitions),
+        self.ingest = event_processor(
+            s,
             s.event_types,
-            options,
             self._current,
             store.reader,
             self.texts,
-            recommend,
-            topic=s.topic("events"),
-            put_off=PutOff(0 if recommend.per_event else s.max_staleness_s, 5 * s.max_batch_events),
-            collaborate=self.collaborate,
+            self.collaborate,
+            partitions=s.partitions,
         )
         changelog = Changelog(
             self.table.changelog_topic.get_topic_name(),
@@ -176,18 +161,6 @@ class Worker:
         changelog.republish = self._republish
         self.app.changelog = changelog
         return self._pipeline(self.ingest, store=store, changelog=changelog)
-
-    def _collaborative(self) -> Collaborate | None:
-        s = self.settings
-        if s.signals == "off":
-            return None
-        return Collaborate(
-            SharedSignals(),
-            s.event_types,
-            events_topic=s.topic("signal-events"),
-            weights_topic=s.topic("signal-weights"),
-            explore=s.explore_share,
-        )
 
     def _learns(self) -> bool:
         """Whether this worker owns the partition from whose events the blend learns."""
@@ -258,6 +231,59 @@ class Worker:
         delivery = await loop.run_in_executor(self.executor, self.ingest.refresh, partition, users)
         for topic, records in delivery.outputs.items():
             await self.app.batch_producer.send(topic, partition, records)
+
+
+def collaborative(settings: Settings, types: EventTypes) -> Collaborate | None:
+    """Who blends the model with what other users did; None where that is switched off."""
+    if settings.signals == "off":
+        return None
+    return Collaborate(
+        SharedSignals(),
+        types,
+        events_topic=settings.topic("signal-events"),
+        weights_topic=settings.topic("signal-weights"),
+        explore=settings.explore_share,
+        exclude_seen=settings.exclude_seen,
+    )
+
+
+def event_processor(
+    settings: Settings,
+    types: EventTypes,
+    champion: Callable[[], Champion],
+    reader: Callable[[int], Reader],
+    texts: MicroBatcher,
+    collaborate: Collaborate | None,
+    *,
+    partitions: int,
+) -> Ingest:
+    """What a worker does with events, without Kafka and without a store: as the settings say."""
+    s = settings
+    recommend = Recommend(
+        profiles_topic=s.topic("profiles"),
+        recommendations_topic=s.topic("recommendations"),
+        per_event=s.refresh == "event",
+        top_k=s.top_k,
+        exclude_seen=s.exclude_seen,
+        collaborate=collaborate,
+    )
+    partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)
+    return Ingest(
+        EventDecoder(types, partitioner, partitions),
+        types,
+        StateOptions(
+            window=s.window,
+            grace_ms=int(s.grace_s * 1000),
+            decay=Decay(int(s.interest_half_life_short_s * 1000), int(s.interest_half_life_long_s * 1000)),
+        ),
+        champion,
+        reader,
+        texts,
+        recommend,
+        topic=s.topic("events"),
+        put_off=PutOff(0 if recommend.per_event else s.max_staleness_s, 5 * s.max_batch_events),
+        collaborate=collaborate,
+    )
 
 
 def faust_credentials(kafka_options: dict[str, Any]) -> Credentials | None:

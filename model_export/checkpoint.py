@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model_export.network import ModelConfig, UserModel
 from streamer.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Checkpoint:
     seed: int
     data_hash: str
     window: int
+    trained_until_ms: int = 0
+    """Time of the last event that was trained on."""
+    blend: bytes | None = None
+    """First weights of the collaborative blend (core.signals.weights.Shipped)."""
 
     def save(self, path: Path) -> None:
         """Written beside and renamed, so that a file with this name is whole."""

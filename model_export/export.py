@@ -24,6 +24,7 @@ from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_pre
 from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
+    BLEND,
     CENTROIDS,
     EXACT_ITEMS,
     FILES,
@@ -67,15 +68,17 @@ def export_artefact(
     data_hash: str,
     window: int,
     encoder_dir: Path,
+    trained_until_ms: int = 0,
+    blend: bytes | None = None,
     sequences: Mapping[str, Array] | None = None,
     version: str | None = None,
 ) -> Path:
     """Export, verify and publish as `out`/<version>; return that path.
 
     `content` (N, 384) f32 are the items' text vectors, `popularity` (N,) their events in training, `window` the length of
-    the behaviour window that training saw, `encoder_dir` an exported encoder (text_export.cached_encoder), `sequences`
-    real windows to verify with (verify.verify_artefact). The version is a digest of the content unless given, so the same
-    model is the same directory.
+    the behaviour window that training saw, `encoder_dir` an exported encoder (text_export.cached_encoder), `blend` first
+    weights of the collaborative blend (core.signals.weights.Shipped), `sequences` real windows to verify with
+    (verify.verify_artefact). The version is a digest of the content unless given, so the same model is the same directory.
 
     All is written to a hidden directory beside, verified, flushed and renamed: a full disk, a kill or a failed
     verification leaves no version. Raises ArtefactError, or DataError if the arguments do not fit together.
@@ -92,7 +95,11 @@ def export_artefact(
             shutil.copyfile(encoder_dir / name, folder / name)
         write_graph(in_half_precision(folder / ENCODER), folder / HALF_ENCODER)
         _write_parity(model, folder, seed, content, read_pairs(encoder_dir))
-        manifest = _manifest(model, folder, head_labels, metrics, seed, data_hash, window, version)
+        if blend is not None:
+            (folder / BLEND).write_bytes(blend)
+        manifest = _manifest(
+            model, folder, head_labels, metrics, seed, data_hash, window, trained_until_ms, version
+        )
         (folder / MANIFEST).write_bytes(encode_manifest(manifest))
         if len(item_ids) > EXACT_ITEMS:
             manifest = _with_index(folder, manifest, sequences, version)
@@ -185,12 +192,18 @@ def _manifest(
     seed: int,
     data_hash: str,
     window: int,
+    trained_until_ms: int,
     version: str | None,
 ) -> Manifest:
     config = model.config
     heads = {task: list(head_labels[task]) for task in config.heads}
     missing = frozenset() if "step" in config.operations else frozenset({STEP})
-    files = {name: sha256_of(folder / name) for name in FILES if name not in missing}
+    names = [name for name in FILES if name not in missing]
+    files = {
+        name: sha256_of(folder / name)
+        for name in (*names, BLEND)
+        if name in names or (folder / name).exists()
+    }
     tensors = contract_tensors(config.hidden, config.dim, heads, config.content_dim)
     config_hash = _digest(dataclasses.asdict(config))
     return Manifest(
@@ -206,6 +219,7 @@ def _manifest(
         dim=config.dim,
         content_dim=config.content_dim,
         window=window,
+        trained_until_ms=trained_until_ms,
         vocabulary_hash=files["items.ids"][:16],
         encoder=encoder_digest(files[ENCODER], files[TOKENIZER]),
         heads=heads,

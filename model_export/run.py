@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from model_export.blending import first_blend
 from model_export.checkpoint import Checkpoint, version_of
 from model_export.encoder_files import quality_of
 from model_export.evaluating import (
@@ -124,6 +125,10 @@ def train_and_export(
     metrics = quality_of(encoder) | {
         f"validation_{name}": value for name, value in trained.validation.items()
     }
+    with busy(console, "learning the first weights of the collaborative blend"):
+        blend = first_blend(trained, types, config.seed, texts_then)
+    if blend is not None:
+        metrics |= blend.metrics
     card = Card(
         version=version_of(trained.model),
         config=config,
@@ -150,6 +155,8 @@ def train_and_export(
         seed=config.seed,
         data_hash=card.data_hash,
         window=window,
+        trained_until_ms=int(data.timestamp_ms.max()),
+        blend=None if blend is None else blend.shipped.learner,
     )
     sequences = real_windows(trained, types, window)
     path = export_checkpoint(checkpoint, out, encoder=prepared.encoder, sequences=sequences, console=console)
@@ -183,6 +190,8 @@ def export_checkpoint(
             seed=checkpoint.seed,
             data_hash=checkpoint.data_hash,
             window=checkpoint.window,
+            trained_until_ms=checkpoint.trained_until_ms,
+            blend=checkpoint.blend,
             encoder_dir=cached_encoder() if encoder is None else encoder,
             sequences=sequences,
             version=checkpoint.version,

@@ -39,6 +39,14 @@ F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """The model that was validated: of the log in its seeded time order it has seen the first `events` only."""
+
+    model: UserModel
+    events: int
+
+
+@dataclass(frozen=True)
 class Trained:
     """A model in eval mode and how it came about. `items` are its catalogue, in its order."""
 
@@ -50,6 +58,8 @@ class Trained:
     epochs: int
     validation: dict[str, float]
     seconds: float
+    earlier: Earlier | None = None
+    """None where nothing later than the training part was held out."""
 
     @property
     def head_labels(self) -> dict[str, list[str]]:
@@ -86,7 +96,7 @@ def train(
         )
         model, epochs, validation = fitting.run()
     seconds = time.perf_counter() - started_s
-    return Trained(model.eval(), data, content, fitting.tasks, epochs, validation, seconds)
+    return Trained(model.eval(), data, content, fitting.tasks, epochs, validation, seconds, fitting.earlier)
 
 
 class _Fitting:
@@ -109,6 +119,7 @@ class _Fitting:
         self.tasks = Tasks(data, types, None if config.tasks == "all" else frozenset(config.tasks.split(",")))
         self.device = Device(config.precision)
         self.teachers = [] if config.teacher is None else [_teacher(config.teacher, data)]
+        self.earlier: Earlier | None = None
 
     def run(self) -> tuple[UserModel, int, dict[str, float]]:
         config = self.config
@@ -123,6 +134,8 @@ class _Fitting:
         if self.teachers and held_out is not None:
             taught_by = summary(judge(self.teachers[0].cpu(), held_out, self.types, self.texts))
             validation = validation | {f"teacher_{name}": value for name, value in taught_by.items()}
+        if config.validation == "time" and held_out is not None:
+            self.earlier = Earlier(model.eval(), len(first))
         if config.refit:
             model, _, _ = self._fit("refit", self.data, None, epochs)
         return model, epochs, validation

@@ -90,8 +90,8 @@ def judge(model: UserModel, held_out: HeldOut, types: EventTypes, texts: F32 | N
     model.eval()
     with torch.inference_mode():
         vectors, bias = model.item_table()
-        for group in _groups(held_out):
-            states = _states(model, vectors, [history for history, _ in group], texts)
+        for group in alike(held_out):
+            states = states_of(model, vectors, [history for history, _ in group], texts)
             for (history, first), of_user in zip(group, states, strict=True):
                 places = np.arange(first, len(history))[history.item[first:] != NONE]
                 rows.append(history.rows[places])
@@ -102,8 +102,8 @@ def judge(model: UserModel, held_out: HeldOut, types: EventTypes, texts: F32 | N
     return Judged(*(np.concatenate([empty, *each]) for each in (rows, items, ranks, before)))
 
 
-def _groups(held_out: HeldOut) -> Iterator[list[tuple[History, int]]]:
-    """Histories alike in length."""
+def alike(held_out: HeldOut) -> Iterator[list[tuple[History, int]]]:
+    """Histories alike in length, with the place from which each is judged."""
     pairs = sorted(zip(held_out.histories, held_out.first, strict=True), key=lambda pair: len(pair[0]))
     group: list[tuple[History, int]] = []
     for pair in pairs:
@@ -115,8 +115,8 @@ def _groups(held_out: HeldOut) -> Iterator[list[tuple[History, int]]]:
         yield group
 
 
-def _states(model: UserModel, vectors: Tensor, histories: Sequence[History], texts: F32 | None) -> Tensor:
-    """(B, T, H)"""
+def states_of(model: UserModel, vectors: Tensor, histories: Sequence[History], texts: F32 | None) -> Tensor:
+    """(B, T, H): each history's state after each of its events, from an empty one."""
     shape = len(histories), max(map(len, histories))
     item, text = np.full(shape, NONE, np.int64), np.full(shape, NONE, np.int64)
     type, gap, value = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)

@@ -83,7 +83,7 @@ class Settings:
     top_k: int = field(default=10, metadata=_by(values.whole(1, 1000)))
     exclude_seen: bool = field(default=True, metadata=_by(values.truth))
 
-    signals: Literal["on", "off"] = field(default="off", metadata=_by(values.one_of("on", "off")))
+    signals: Literal["on", "off"] = field(default="on", metadata=_by(values.one_of("on", "off")))
     """Whether lists are blended from the model and collaborative signals that learn with every event."""
     explore_share: float = field(default=0.0, metadata=_by(values.number(0, 1)))
     """Share of the lists whose last place goes to an item that nobody has taken yet; only with signals=on."""

@@ -77,7 +77,7 @@ def run(log: Log, *, quick: bool, seed: int, say: Say) -> Judged:
     judged.notes += notes
     clock.lap(judged, "training")
     with tempfile.TemporaryDirectory() as folder:
-        artefact = training.export(trained, config, Path(folder))
+        artefact = training.export(trained, config, log.types, Path(folder))
         clock.lap(judged, "export")
         stream(InProcessWorker(artefact, log, content, Settings(), mask=mask, k=K), judged)
     clock.lap(judged, "stream")

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.quality.log import MAX_EVENTS, Log
+from model_export.blending import first_blend
 from model_export.checkpoint import Checkpoint, version_of
 from model_export.interactions import Interactions
 from model_export.run import export_checkpoint
 from model_export.text_export import cached_encoder
 from model_export.training import Trained, TrainingConfig, train
+from streamer.core.event_types import EventTypes
 from streamer.core.item_text import item_text
 from streamer.core.manifest import CONTENT_DIM
 from streamer.errors import DataError
@@ -116,7 +118,7 @@ def fit(
             epochs, refit = int(passes), False
         else:
             epochs, refit = min(int(passes / 1.5), config.epochs), True
-        config = replace(config, epochs=epochs, refit=refit, validation_fraction=0.1 if refit else 0.0)
+        config = replace(config, epochs=epochs, refit=refit)
         notes += (
             f"the {encoder} was trained on {len(log):,} events for {epochs} epochs: {budget_s:.0f} s allow no more",
         )
@@ -153,18 +155,22 @@ class Nights:
         return train(data, self.content[rows], past.types, self.config)
 
 
-def export(trained: Trained, config: TrainingConfig, out: Path) -> Path:
+def export(trained: Trained, config: TrainingConfig, types: EventTypes, out: Path) -> Path:
     """The artefact's directory, verified, as `headwater train` leaves it."""
+    blend = first_blend(trained, types, config.seed)
+    metrics = {f"validation_{name}": value for name, value in trained.validation.items()}
     checkpoint = Checkpoint(
         model=trained.model,
         version=version_of(trained.model),
         item_ids=trained.data.item_ids,
         popularity=trained.data.popularity,
         head_labels=trained.head_labels,
-        metrics={f"validation_{name}": value for name, value in trained.validation.items()},
+        metrics=metrics if blend is None else metrics | blend.metrics,
         seed=config.seed,
         data_hash=trained.data.digest(),
         window=Settings().window,
+        trained_until_ms=int(trained.data.timestamp_ms.max()),
+        blend=None if blend is None else blend.shipped.learner,
     )
     console = Console(stderr=True, quiet=True)
     return export_checkpoint(checkpoint, out, encoder=cached_encoder(), console=console)

@@ -7,6 +7,7 @@ so that every list is published before its user's next event: `refresh=event`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,12 @@ import numpy as np
 from faust.types import TP
 
 from agents.batch import DecodedRun
-from agents.ingest import Ingest, StateOptions
-from agents.recommend import Recommend
+from agents.worker import collaborative, event_processor
 from benchmarks.quality.log import Log, Rows
-from streamer.core.events import Event, EventDecoder
-from streamer.core.interests import Decay
+from streamer.core.events import Event
 from streamer.core.popularity import Popularity
 from streamer.core.protocol import ItemVector
+from streamer.core.signals.rows import SignalRows
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
 from streamer.serving.device import CPU
@@ -29,8 +29,9 @@ from streamer.serving.micro_batcher import MicroBatcher
 from streamer.serving.model import Model
 from streamer.settings import Settings
 from streamer.transport.consumer import Record, Run
+from streamer.transport.pipeline import Delivery
 
-TOPIC, LISTS, PROFILES = "events", "recommendations", "profiles"
+TOPIC = "events"
 BATCH = 256
 WARM_BATCH = 2_000
 ITEMS_PER_EVENT = 100
@@ -69,28 +70,26 @@ class InProcessWorker:
         self, artefact: Path, log: Log, contents: np.ndarray, settings: Settings, *, mask: bool, k: int = 10
     ) -> None:
         """contents (N, 384): the items' content vectors, as the item agent makes them."""
+        self._settings = replace(settings, exclude_seen=mask, top_k=k, partitioner="off")
         self._model = Model.load(artefact, CPU)
-        self._log, self._contents, self._k = log, contents, k
+        self._log, self._contents = log, contents
         self._popularity = Popularity(int(settings.popularity_half_life_s * 1000))
         self._table: dict[bytes, bytes] = {}
-        self._offset = 0
         self._catalogue = Catalogue()
         self._listed = np.zeros(len(log.items), bool)
         self._listed_until = 0
         self._champion: Champion | None = None
         self._decode_list = msgspec.json.Decoder(_List).decode
         self.rejected = 0
-        decay = Decay(
-            int(settings.interest_half_life_short_s * 1000), int(settings.interest_half_life_long_s * 1000)
-        )
-        self._ingest = Ingest(
-            EventDecoder(log.types, None, 1),
+        self.collaborate = collaborative(self._settings, log.types)
+        self._ingest = event_processor(
+            self._settings,
             log.types,
-            StateOptions(settings.window, int(settings.grace_s * 1000), decay),
             self._current,
             lambda partition: self._table.get,
             MicroBatcher(_no_texts),
-            Recommend(PROFILES, LISTS, per_event=False, top_k=k, exclude_seen=mask),
+            self.collaborate,
+            partitions=1,
         )
 
     def _current(self) -> Champion:
@@ -128,7 +127,14 @@ class InProcessWorker:
         delivery = self._ingest.compute({0: [decoded]})[0]
         self._list_met(last)
         self._table.update(delivery.changes())
-        return self._lists(delivery.outputs.get(LISTS, ()))
+        self._tell(delivery)
+        return self._lists(delivery.outputs.get(self._settings.topic("recommendations"), ()))
+
+    def _tell(self, delivery: Delivery) -> None:
+        """What a batch told arrives at once; the weights that it published serve already."""
+        if self.collaborate is not None:
+            for _, value in delivery.first.get(self._settings.topic("signal-events"), ()):
+                self.collaborate.shared.absorb(0, SignalRows.decode(value or b""))
 
     def warm(self, last: int, advance: Callable[[int], None] = lambda events: None) -> dict[int, list[int]]:
         """Absorb the first `last` events in large batches → the newest list of each user."""
@@ -142,7 +148,7 @@ class InProcessWorker:
     def list_of_stranger(self) -> list[int]:
         """What the worker recommends to somebody without any event, now."""
         delivery = self._ingest.refresh(0, [STRANGER.encode()])
-        ((_, value),) = delivery.outputs[LISTS]
+        ((_, value),) = delivery.outputs[self._settings.topic("recommendations")]
         return self._rows(value)
 
     def batches(self, first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -68,6 +68,8 @@ USER_ENCODERS = ("gru", "transformer")
 STEP = "gru_step.onnx"
 """Only a recurrent encoder has it; a Transformer replays the stored window (gru_replay.onnx) for each event instead."""
 
+BLEND = "blend.npz"
+"""Weights of the collaborative blend to begin with, if the log was long enough to learn some."""
 CENTROIDS, LISTS = "index.centroids.f32.npy", "index.lists.i32.npy"
 """Files of an index: (nlist, D + 1) and, for each of the artefact's items, its list (N,)."""
 
@@ -105,6 +107,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     dim: int
     content_dim: int = CONTENT_DIM
     window: int
+    trained_until_ms: int = 0
+    """Time of the last event that was trained on, ms; 0 = unknown."""
     max_types: int = MAX_TYPES
     vocabulary_hash: str
     encoder: str

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.core.hashing import item_hash, model_number
-from streamer.core.manifest import CENTROIDS, LISTS, Manifest
+from streamer.core.manifest import BLEND, CENTROIDS, LISTS, Manifest
+from streamer.core.signals.weights import Shipped
 from streamer.errors import ArtefactError, DeviceUnavailable, ManifestInvalid
 from streamer.serving.artefact import read_manifest, verify_files, verify_session
 from streamer.serving.bound import BoundGraph, BoundSearch
@@ -53,6 +54,8 @@ class Model:
     """32-bit hash of the version, as user states hold it."""
     lists: Lists | None
     """The index of the artefact's items, if it has one."""
+    blend: Shipped | None
+    """First weights of the collaborative blend, if it has some."""
     _path: Path
     _sessions: Mapping[str, Session]
     _bound: Mapping[str, BoundGraph]
@@ -144,6 +147,7 @@ class Model:
             unknown=_table(path / "unknown.f32.npy", (dim,)),
             number=model_number(manifest.version),
             lists=_lists(path, n, manifest),
+            blend=_blend(path, manifest),
             _path=path,
             _sessions=sessions,
             _bound={name: BoundGraph(sessions[name]) for name in _BOUND if name in sessions}
@@ -294,3 +298,15 @@ def _lists(path: Path, items: int, manifest: Manifest) -> Lists | None:
             f"{LISTS} is {of_rows.dtype}{of_rows.shape}, expected int32({items},) of 0 to {spec.nlist - 1}"
         )
     return Lists(centroids, of_rows.astype(np.int64))
+
+
+def _blend(path: Path, manifest: Manifest) -> Shipped | None:
+    if BLEND not in manifest.files:
+        return None
+    try:
+        return Shipped.decode((path / BLEND).read_bytes())
+    except ValueError as error:
+        log.warning(
+            "the blend of model %s is learned anew: its %s does not fit: %s", manifest.version, BLEND, error
+        )
+        return None

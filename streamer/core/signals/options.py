@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 HALF_LIVES_EVENTS = (10.0, 300.0, 10_000.0)
 """Of popularity, in events of the whole log at its average rate."""
 EDGE_HALF_LIFE_EVENTS = 200_000.0
+HIDDEN = 16
+"""ReLU units of the blend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,7 @@ class SignalOptions:
     """Personal candidates of a list, beside those that are the same for everyone."""
     shared: int = 100
     """The most popular items at each half-life that are candidates for everyone, and so many newest ones."""
-    hidden: int = 16
-    """ReLU units of the blend."""
+    hidden: int = HIDDEN
     learning_rate: float = 0.003
     replayed: int = 4_096
     """Judged events kept for further learning."""
@@ -57,10 +58,15 @@ class SignalOptions:
         if not len(time_ms):
             raise ValueError("no event: the clocks of the signals are set by the times of a training log")
         tick = max((float(time_ms.max()) - float(time_ms.min())) / len(time_ms), 1.0)
+        return cls.of_tick(tick, repeats=repeats, edge_budget=edge_budget)
+
+    @classmethod
+    def of_tick(cls, tick_ms: float, *, repeats: bool, edge_budget: int = 2_000_000) -> SignalOptions:
+        """Clocks of a log whose events are so far apart on average."""
         return cls(
-            half_lives_ms=tuple(h * tick for h in HALF_LIVES_EVENTS),
-            edge_half_life_ms=EDGE_HALF_LIFE_EVENTS * tick,
-            tick_ms=tick,
+            half_lives_ms=tuple(h * tick_ms for h in HALF_LIVES_EVENTS),
+            edge_half_life_ms=EDGE_HALF_LIFE_EVENTS * tick_ms,
+            tick_ms=tick_ms,
             repeats=repeats,
             edge_budget=edge_budget,
         )

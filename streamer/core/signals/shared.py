@@ -1,6 +1,7 @@
 """The counts that all workers share: rows of the whole stream, each counted once, and items by hash.
 
-Clocks are set by the first `WARM_ROWS` events; until then nothing is ready.
+Clocks are those of the log that the model's weights were learned on, else set by the first `WARM_ROWS` events; until these have
+come nothing is ready.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.signals.blend import Blend
 from streamer.core.signals.history import NONE, Contexts
-from streamer.core.signals.options import SignalOptions
+from streamer.core.signals.lists import SINGLES
+from streamer.core.signals.options import HIDDEN, SignalOptions
+from streamer.core.signals.replay import Replay
 from streamer.core.signals.rows import PAST, SignalRows
+from streamer.core.signals.safeguard import Safeguard
 from streamer.core.signals.signals import Signals
-from streamer.core.signals.weights import Published, restore_learner
+from streamer.core.signals.weights import Published, Shipped, model_of, restore_learner
 
 Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 WARM_ROWS = 1_000
+MODELS = 8
+"""Models whose newest weights are kept, for a roll-back."""
 
 
 class ItemNumbers:
@@ -59,11 +66,19 @@ class SharedSignals:
         """By source partition, the highest offset that is counted."""
         self.repeated = 0
         """Rows that came again."""
+        self.clock_ms = 0
+        """Time of the newest row."""
         self._edge_budget = edge_budget
         self._early: list[SignalRows] = []
+        self.model = ""
+        """Version of the model that lists are blended with."""
         self.published: Published | None = None
-        """The weights that serve"""
-        self._learner: bytes | None = None
+        """The weights that serve."""
+        self._shipped: Shipped | None = None
+        self._newest: dict[str, Published] = {}
+        """By model version, of the last few."""
+        self._learner: tuple[str, bytes] | None = None
+        """Another worker's newest, and the version of its model."""
 
     @property
     def ready(self) -> bool:
@@ -78,6 +93,7 @@ class SharedSignals:
             return 0
         rows = rows.take(fresh)
         self.applied[partition] = int(rows.offset.max())
+        self.clock_ms = max(self.clock_ms, int(rows.time_ms.max()))
         if self.signals is None:
             self._early.append(rows)
             if sum(map(len, self._early)) >= WARM_ROWS:
@@ -89,12 +105,14 @@ class SharedSignals:
     def _begin(self, rows: SignalRows) -> None:
         self._early = []
         # Whether a repeat is allowed is said with each list, by what is excluded.
-        options = SignalOptions.for_log(rows.time_ms, repeats=True, edge_budget=self._edge_budget)
+        budget = self._edge_budget
+        options = (
+            SignalOptions.for_log(rows.time_ms, repeats=True, edge_budget=budget)
+            if self._shipped is None
+            else SignalOptions.of_tick(self._shipped.tick_ms, repeats=True, edge_budget=budget)
+        )
         self.signals = Signals(replace(options, recent=PAST))
-        if self._learner is not None:
-            restore_learner(self.signals.blend, self._learner)
-        if self.published is not None:
-            self.serve(self.published)
+        self._go_on()
         self._count(self.signals, rows)
 
     def _count(self, signals: Signals, rows: SignalRows) -> None:
@@ -109,15 +127,58 @@ class SharedSignals:
             session=rows.session,
         )
 
-    def serve(self, published: Published) -> None:
-        """Make lists with these weights; also before there is anything to count with."""
-        self.published = published
+    # ------------------------------------------------------------------ weights
+    def meet(self, model: str, shipped: Shipped | None) -> None:
+        """Blend with another model from now on, with the newest weights that were learned beside it.
+
+        Without any, with those that it brings along; without these, with the ones that serve: better than none. Learning goes
+        on from there.
+        """
+        self.model, self._shipped = model, shipped
+        published = self._newest.get(model)
+        if published is None and shipped is not None:
+            blend = Blend(HIDDEN, 0.0, 0)
+            restore_learner(blend, shipped.learner)
+            published = Published.of(blend, None, model)
+        if published is not None:
+            self.published = published
         if self.signals is not None:
-            self.signals.blend.serve(published.weights)
-            self.signals.safeguard.serving = published.alone
+            self._go_on()
+
+    def serve(self, published: Published) -> None:
+        """Make lists with these weights, if they belong to the model that serves; they are kept for when it does."""
+        self._newest.pop(published.model, None)
+        self._newest[published.model] = published
+        while len(self._newest) > MODELS:
+            del self._newest[next(iter(self._newest))]
+        if published.model == self.model:
+            self.published = published
+            self._serve()
 
     def go_on_from(self, learner: bytes) -> None:
         """Learn from where another worker stopped. Raises ValueError when the bytes do not fit."""
-        self._learner = learner
-        if self.signals is not None:
+        self._learner = model_of(learner), learner
+        if self.signals is not None and self._learner[0] == self.model:
             restore_learner(self.signals.blend, learner)
+
+    def _go_on(self) -> None:
+        """Learn and serve with what there is for this model."""
+        assert self.signals is not None
+        if self._learner is not None and self._learner[0] == self.model:
+            self._restart(self._learner[1])
+        elif self._shipped is not None:
+            self._restart(self._shipped.learner)
+        self._serve()
+
+    def _restart(self, learner: bytes) -> None:
+        """Learn from here, without what is kept of another model's judged events."""
+        assert self.signals is not None
+        o = self.signals.options
+        self.signals.replay = Replay(o.replayed, o.pool, o.seed)
+        self.signals.safeguard = Safeguard(len(SINGLES))
+        restore_learner(self.signals.blend, learner)
+
+    def _serve(self) -> None:
+        if self.signals is not None and self.published is not None:
+            self.signals.blend.serve(self.published.weights)
+            self.signals.safeguard.serving = self.published.alone

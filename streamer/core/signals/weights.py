@@ -1,8 +1,12 @@
-"""Weights as they are published: every list names the ones it was made with, so they are kept under that name."""
+"""Weights as they are published: every list names the ones it was made with, so they are kept under that name.
+
+They belong to a model: what it says is one of the things that they weigh.
+"""
 
 from __future__ import annotations
 
 import io
+import zipfile
 import zlib
 from dataclasses import dataclass
 
@@ -10,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.signals.blend import Blend
+from streamer.core.signals.options import HIDDEN
 
 F32 = NDArray[np.float32]
 
@@ -26,14 +31,16 @@ class Published:
     weights: dict[str, F32]
     alone: int | None
     """The signal (number of SINGLES) that serves alone, None while the blend does"""
+    model: str
+    """Version of the model that they were learned with"""
 
     @classmethod
-    def of(cls, blend: Blend, alone: int | None) -> Published:
+    def of(cls, blend: Blend, alone: int | None, model: str) -> Published:
         weights = dict(blend.served)
-        return cls(f"{blend.version}-{zlib.crc32(_pack(weights, alone)):08x}", weights, alone)
+        return cls(f"{blend.version}-{zlib.crc32(_pack(weights, alone, model)):08x}", weights, alone, model)
 
     def encode(self) -> bytes:
-        return _pack(self.weights, self.alone)
+        return _pack(self.weights, self.alone, self.model)
 
     @classmethod
     def decode(cls, name: str, value: bytes) -> Published:
@@ -42,15 +49,55 @@ class Published:
             raise ValueError(f"the weights {name!r} have another checksum, {zlib.crc32(value):08x}")
         with np.load(io.BytesIO(value), allow_pickle=False) as read:
             arrays = dict(read)
-        alone = int(arrays.pop("alone"))
-        return cls(name, arrays, None if alone < 0 else alone)
+        try:
+            alone, model = int(arrays.pop("alone")), str(arrays.pop("model"))
+        except KeyError as missing:
+            raise ValueError(f"the weights {name!r} lack {missing}") from missing
+        return cls(name, arrays, None if alone < 0 else alone, model)
 
 
-def encode_learner(blend: Blend) -> bytes:
-    """All that learning needs to go on: weights, their mean, Adam's moments, the number of steps."""
+@dataclass(frozen=True)
+class Shipped:
+    """What a model brings along: a learner to go on from, and the clock of the log that it learned on."""
+
+    learner: bytes
+    tick_ms: float
+
+    @classmethod
+    def of(cls, blend: Blend, tick_ms: float) -> Shipped:
+        return cls(_saved({**_learner(blend), "tick_ms": np.array(tick_ms)}), tick_ms)
+
+    @classmethod
+    def decode(cls, value: bytes) -> Shipped:
+        """Raises ValueError for anything that is none, or that is of another shape than this release learns."""
+        try:
+            with np.load(io.BytesIO(value), allow_pickle=False) as read:
+                tick_ms = float(read["tick_ms"])
+        except (KeyError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"these are no weights of the blend: {error}") from error
+        if not tick_ms > 0:
+            raise ValueError(f"tick_ms is {tick_ms}, must be above 0")
+        restore_learner(Blend(HIDDEN, 0.0, 0), value)
+        return cls(value, tick_ms)
+
+
+def encode_learner(blend: Blend, model: str) -> bytes:
+    """All that learning needs to go on: weights, their mean, Adam's moments, the number of steps; and beside which model."""
+    return _saved({**_learner(blend), "model": np.array(model)})
+
+
+def model_of(learner: bytes) -> str:
+    """Raises ValueError when the bytes name none."""
+    with np.load(io.BytesIO(learner), allow_pickle=False) as read:
+        if "model" not in read:
+            raise ValueError("a learner's record names no model")
+        return str(read["model"])
+
+
+def _learner(blend: Blend) -> dict[str, NDArray[np.generic]]:
     state = blend.state()
     arrays = {f"{group}/{name}": each for group in _GROUPS for name, each in state[group].items()}
-    return _saved({**arrays, "version": np.array(state["version"])})
+    return {**arrays, "version": np.array(state["version"])}
 
 
 def restore_learner(blend: Blend, value: bytes) -> None:
@@ -73,8 +120,8 @@ def restore_learner(blend: Blend, value: bytes) -> None:
 _GROUPS = ("weights", "served", "mean", "square")
 
 
-def _pack(weights: dict[str, F32], alone: int | None) -> bytes:
-    return _saved({**weights, "alone": np.array(-1 if alone is None else alone)})
+def _pack(weights: dict[str, F32], alone: int | None, model: str) -> bytes:
+    return _saved({**weights, "alone": np.array(-1 if alone is None else alone), "model": np.array(model)})
 
 
 def _saved(arrays: dict[str, NDArray[np.generic]]) -> bytes:
