@@ -32,8 +32,8 @@ F32 = NDArray[np.float32]
 
 LEARNER_PARTITION = 0
 """Whoever owns this partition of `events` learns, from its events; all others follow the weights."""
-SAMPLE = 2
-"""One event of that partition in so many is learned from."""
+LEARNED_PER_S, LEARNED_AT_ONCE = 20, 64
+"""So many of its events are learned from at most, per second of event time and per batch: a millisecond each."""
 MODEL_ITEMS = 100
 """Candidates that the model contributes."""
 ROWS_OF_A_RECORD = 4_000
@@ -114,6 +114,7 @@ class Collaborate:
         for each in types:
             self._weight[each.code] = each.weight
         self._published_steps, self._published_s = 0, -EVERY_S
+        self._learned_ms = 0
         self._catalogue: tuple[Champion, int, Rows, NDArray[np.bool_]] | None = None
 
     def begin(self, champion: Champion, states: UserStates, partitions: list[int]) -> Told:
@@ -140,9 +141,21 @@ class Collaborate:
         return self._catalogue[2], self._catalogue[3]
 
     def contexts(self, past: Past) -> Contexts:
-        """For who has no event yet it is as late as the newest event of all."""
-        now_ms = np.where(past.length > 0, past.now_ms, self.shared.clock_ms)
+        """It is as late as the newest event of all, whoever's."""
+        now_ms = np.maximum(past.now_ms, self.shared.clock_ms)
         return Contexts(self.shared.numbers.rows(past.item), past.time_ms, now_ms, past.length)
+
+    def sample(self, at: Rows, time_ms: Rows) -> Rows:
+        """Some of the places `at` (n,) of events, evenly, as many as event time and the batch allow."""
+        if not at.size:
+            return at
+        newest = int(time_ms[at].max())
+        passed_s = max(newest - self._learned_ms, 0) / 1000
+        allowed = min(int(passed_s * LEARNED_PER_S), LEARNED_AT_ONCE)
+        if not allowed:
+            return at[:0]
+        self._learned_ms = max(self._learned_ms, newest)
+        return at[:: -(-len(at) // allowed)]
 
     def seen(self, states: UserStates, users: Rows) -> tuple[Rows, Hashes]:
         """What lists of `users` (n,) must leave out: positions (m,), item hashes (m,)."""
@@ -288,10 +301,11 @@ class Told:
             return
         chosen = np.zeros(len(events), np.bool_)
         chosen[np.unique(events.user, return_index=True)[1]] = True
-        chosen &= (self._partition[events.user] == LEARNER_PARTITION) & (events.offset % SAMPLE == 0)
+        chosen &= self._partition[events.user] == LEARNER_PARTITION
         chosen &= (events.item != 0) & (how._weight[events.type] > 0)
         chosen &= events.time > champion.model.manifest.trained_until_ms
         at = np.flatnonzero(chosen & (events.offset > states.heads["applied"][events.user]))
+        at = how.sample(at, events.time)
         if not at.size:
             return
         if not champion.recurrent:

@@ -1,8 +1,9 @@
 """First weights of the collaborative blend, learned on events that the model in it has not seen.
 
-Blended with a model on the events that this was trained on, the blend would trust it far too much. So the blend learns on the
-held-out end of the log, with the model as it was before the refit, each event judged before it is counted. The refitted model is
-served with these weights, and the stream goes on learning from there (`agents.collaborate`).
+Blended with a model on the events that this was trained on, the blend would trust it far too much. So the blend learns from most
+of the log without the model, and then from the held-out end with the model as it was before the refit; each event is judged
+before it is counted. The refitted model is served with these weights, and the stream goes on learning from there
+(`agents.collaborate`).
 
 Axes: n held-out events, N items, D item vector.
 """
@@ -24,6 +25,7 @@ from streamer.core.evaluation import ndcg_at_k
 from streamer.core.event_types import EventTypes
 from streamer.core.signals import SINGLES, Extra, Histories, SignalOptions, Signals
 from streamer.core.signals.features import Signal
+from streamer.core.signals.replay import STEP_EVENTS, Replay
 from streamer.core.signals.rows import PAST
 from streamer.core.signals.weights import Shipped
 
@@ -33,8 +35,12 @@ I64 = NDArray[np.int64]
 COUNTED, JUDGED, FEWEST = 400_000, 10_000, 500
 """The last events that are counted and judged, at most; held-out ones that are needed at least."""
 BATCH = 64
-STEPS = 5_000
-"""Of learning in all: what is judged is learned from several times."""
+LEARN_FROM = 0.2
+"""Share of the log after which there is something to learn from counts."""
+ALONE_STEPS, STEPS = 5_000, 3_000
+"""Of learning without the model, and with it at most."""
+PASSES = 16
+"""How often an event with the model is learned from at most."""
 MODEL_ITEMS = 100
 """Candidates that the model contributes, as in `agents.collaborate`."""
 
@@ -118,25 +124,46 @@ class _Stream:
         self._taken: dict[int, set[int]] = {}
 
     def learn(self) -> FirstBlend:
-        log, n, signals = self._log, len(self._log), self._signals
+        signals, n = self._signals, len(self._log)
+        self._pass(0, self._cut, judged=self._without_model())
+        signals.rehearse(max(0, ALONE_STEPS - signals.blend.version))
+        o = signals.options
+        signals.replay = Replay(
+            o.replayed, o.pool, o.seed
+        )  # what follows is learned from events with the model alone
+        before = signals.blend.version
+        blend, model = self._pass(self._cut, n, judged=None)
+        found = [ndcg_at_k(each[len(each) // 2 :], 10) for each in (blend, model)]
+        steps = min(STEPS, PASSES * (n - self._cut) // STEP_EVENTS)
+        signals.rehearse(max(0, steps - (signals.blend.version - before)))
+        return FirstBlend(Shipped.of(signals.blend, o.tick_ms), *found)
+
+    def _without_model(self) -> set[int]:
+        """Numbers of the batches before the cut that are judged: evenly spread."""
+        batches = np.arange(int(LEARN_FROM * self._cut) // BATCH, self._cut // BATCH)
+        most = JUDGED // BATCH
+        return set(batches[np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(int)].tolist())
+
+    def _pass(self, start: int, end: int, judged: set[int] | None) -> tuple[I64, I64]:
+        """Events start..end - 1; judged: numbers of the batches that are, without the model; None = all, with it.
+
+        Ranks of the judged events' items: by the blend, by the model alone.
+        """
+        log, signals = self._log, self._signals
         blend, model = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        bounds = [*range(0, self._cut, BATCH), *range(self._cut, n, BATCH), n]
-        for first, last in pairwise(bounds):
+        for number, (first, last) in enumerate(pairwise([*range(start, end, BATCH), end])):
             user, item, when = log.user[first:last], log.item[first:last], log.timestamp_ms[first:last]
-            past = self._histories.before(
-                user, when, item, np.full(last - first, log.timestamp_ms[max(first - 1, 0)])
-            )
+            clock = np.full(last - first, log.timestamp_ms[max(first - 1, 0)])
+            past = self._histories.before(user, when, item, clock)
             excluded = self._take(first, last)
-            if first >= self._cut:
-                judged = signals.judge(past, item, excluded, {"gru": self._model(first, last, excluded)})
-                blend.append(judged.blend)
-                model.append(judged.singles[:, SINGLES.index(Signal.GRU)])
+            if judged is None or number in judged:
+                extra = {"gru": self._model(first, last, excluded)} if judged is None else None
+                found = signals.judge(past, item, excluded, extra)
+                blend.append(found.blend)
+                model.append(found.singles[:, SINGLES.index(Signal.GRU)])
             signals.absorb(past, item, self._weight[first:last], when)
             self._histories.add(user, item, when)
-        signals.rehearse(max(0, STEPS - signals.blend.version))
-        later = (n - self._cut) // 2
-        found = [ndcg_at_k(np.concatenate(each)[later:], 10) for each in (blend, model)]
-        return FirstBlend(Shipped.of(signals.blend, signals.options.tick_ms), *found)
+        return np.concatenate(blend), np.concatenate(model)
 
     def _take(self, first: int, last: int) -> I64:
         """Pairs (M, 2) of (event of the batch, item that its user had consumed); the batch's own are remembered."""
@@ -146,8 +173,7 @@ class _Stream:
             zip(users, items, self._consumes[log.type[first:last]].tolist(), strict=True)
         ):
             mine = self._taken.setdefault(user, set())
-            if first >= self._cut:
-                pairs += [(at, other) for other in mine]
+            pairs += [(at, other) for other in mine]
             if consumed:
                 mine.add(item)
         return np.array(pairs, np.int64).reshape(-1, 2)

@@ -140,6 +140,7 @@ def stream(worker: InProcessWorker, judged: Judged) -> None:
     wanted = np.zeros(len(log), bool)
     wanted[judged.rows] = True
     served: list[Lists] = []
+    asked: list[Lists] = []
     for first, last in _batches(worker, judged, wanted):
         if not judged.stranger_rows or first >= judged.stranger_rows[-1] + STRANGER_EVERY:
             judged.stranger_rows.append(first)
@@ -148,15 +149,20 @@ def stream(worker: InProcessWorker, judged: Judged) -> None:
         users = log.user[first:last].tolist()
         for row in (np.flatnonzero(wanted[first:last]) + first).tolist():
             served.append(published.get(users[row - first], judged.stranger_lists[-1]))
+        if wanted[first]:
+            asked += [_padded(found) for found in map(worker.ask(users).__getitem__, users)]
         lists = {user: _padded(found) for user, found in worker.absorb(first, last).items()}
         published |= lists
         for row, user in zip(range(last - 1, first - 1, -1), reversed(users), strict=True):
             if (made := lists.pop(user, None)) is not None:
                 judged.lists[row - cut], judged.listed[row - cut] = made, True
-    shown = np.stack(served)
+    judged.ranks["stream_published"] = ranks_in(np.stack(served), log.item[judged.rows])
+    shown = np.stack(asked)
     judged.ranks["stream"] = ranks_in(shown, log.item[judged.rows])
     looked_at = shown[some(len(shown))]
-    judged.coverage["stream"] = len(np.unique(looked_at[looked_at != NONE])) / judged.items
+    judged.coverage["stream"] = judged.coverage["stream_published"] = (
+        len(np.unique(looked_at[looked_at != NONE])) / judged.items
+    )
     if worker.rejected:
         judged.notes.append(f"{worker.rejected:,} events were rejected by the worker's decoder")
 

@@ -145,6 +145,11 @@ class InProcessWorker:
             advance(until - first)
         return lists
 
+    def ask(self, users: Sequence[int]) -> dict[int, list[int]]:
+        """The lists of these users as the worker would publish them now, without a new event."""
+        delivery = self._ingest.refresh(0, [str(user).encode() for user in users])
+        return self._lists(delivery.outputs[self._settings.topic("recommendations")])
+
     def list_of_stranger(self) -> list[int]:
         """What the worker recommends to somebody without any event, now."""
         delivery = self._ingest.refresh(0, [STRANGER.encode()])
