@@ -106,9 +106,10 @@ class Blend:
             self.served[name] = self.served[name] + share * (each - self.served[name])
 
     @staticmethod
-    def ordered(weights: dict[str, F32]) -> tuple[F32, ...]:
+    def ordered(weights: dict[str, F32]) -> tuple[F32, F32, F32, F32, F32]:
         """As kernels take them."""
-        return tuple(np.ascontiguousarray(weights[name]) for name in _ORDER)
+        linear, inner, context, bias, outer = (np.ascontiguousarray(weights[name]) for name in _ORDER)
+        return linear, inner, context, bias, outer
 
     def state(self) -> dict[str, Any]:
         return {

@@ -5,9 +5,15 @@ Axes: B users, C candidates, F features, D context features, J hidden units, S s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.core.compiled import compiled
+
+Rows = NDArray[np.int64]
+F32 = NDArray[np.float32]
 
 NONE = -1
 TIE = np.float32(1e-4)
@@ -15,9 +21,9 @@ _ZERO = np.float32(0)
 
 
 @compiled
-def _add_products(x, weight, out):  # type: ignore[no-untyped-def]
+def _add_products(x: F32, weight: F32, out: F32) -> None:
     """out (C,) += weight (F,) · x (F, C), feature by feature, four at a time."""
-    features, places = x.shape[0], len(out)
+    features, places = len(weight), len(out)
     whole = features - features % 4
     for f in range(0, whole, 4):
         w_0, w_1, w_2, w_3 = weight[f], weight[f + 1], weight[f + 2], weight[f + 3]
@@ -31,7 +37,18 @@ def _add_products(x, weight, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _score(x, m, context, linear, inner, of_context, bias, outer, hidden, score):  # type: ignore[no-untyped-def]
+def _score(
+    x: F32,
+    m: int,
+    context: F32,
+    linear: F32,
+    inner: F32,
+    of_context: F32,
+    bias: F32,
+    outer: F32,
+    hidden: F32,
+    score: F32,
+) -> None:
     """score (C,) of the first m candidates of a user, and hidden (J, C) before the ReLU."""
     score[:m] = _ZERO
     _add_products(x, linear, score[:m])
@@ -48,7 +65,7 @@ def _score(x, m, context, linear, inner, of_context, bias, outer, hidden, score)
 
 
 @compiled
-def _mean(values):  # type: ignore[no-untyped-def]
+def _mean(values: F32) -> Any:
     """Of values (n,), summed in eight parts."""
     parts = np.zeros(8, np.float32)
     n = len(values)
@@ -61,7 +78,7 @@ def _mean(values):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _best(score, item, places):  # type: ignore[no-untyped-def]
+def _best(score: F32, item: Rows, places: Rows) -> int:
     """places (k,): where the highest scores are, best first, ties by rising item; how many there are."""
     held = 0
     for at in range(len(score)):
@@ -83,9 +100,23 @@ def _best(score, item, places):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def listed(  # type: ignore[no-untyped-def]
-    x, context, item, filled, linear, inner, of_context, bias, outer, alone, ever, signal_of, listed_item, listed_score, signal
-):  # fmt: skip
+def listed(
+    x: F32,
+    context: F32,
+    item: Rows,
+    filled: Rows,
+    linear: F32,
+    inner: F32,
+    of_context: F32,
+    bias: F32,
+    outer: F32,
+    alone: int,
+    ever: int,
+    signal_of: Rows,
+    listed_item: Rows,
+    listed_score: F32,
+    signal: NDArray[np.uint8],
+) -> None:
     """The k best of x (B, F, C): item, score and the signal that lifts each most above the average candidate, all (B, k).
 
     alone: the feature that ranks instead of the blend, NONE for the blend; ever: the one by which its ties are broken; signal_of
@@ -98,7 +129,7 @@ def listed(  # type: ignore[no-untyped-def]
     lift = np.empty(signal_of.max() + 1, np.float32)
     for user in range(users):
         m, rows = filled[user], x[user]
-        _score(rows[:, :m], m, context[user], linear, inner, of_context, bias, outer, hidden, score)
+        _score(rows, m, context[user], linear, inner, of_context, bias, outer, hidden, score)
         if alone != NONE:
             for at in range(m):
                 score[at] = rows[alone, at] + TIE * rows[ever, at]
@@ -121,7 +152,7 @@ def listed(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _rank(score, target):  # type: ignore[no-untyped-def]
+def _rank(score: F32, target: int) -> int:
     """1-based rank of a place; a tie counts half."""
     above, equal = 0, -1
     for at in range(len(score)):
@@ -131,9 +162,23 @@ def _rank(score, target):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def judged(  # type: ignore[no-untyped-def]
-    x, context, item, filled, taken, linear, inner, of_context, bias, outer, columns, ever, target, blend, singles
-):  # fmt: skip
+def judged(
+    x: F32,
+    context: F32,
+    item: Rows,
+    filled: Rows,
+    taken: Rows,
+    linear: F32,
+    inner: F32,
+    of_context: F32,
+    bias: F32,
+    outer: F32,
+    columns: Rows,
+    ever: int,
+    target: Rows,
+    blend: Rows,
+    singles: Rows,
+) -> None:
     """Where the items taken (B,) stand among the candidates: target (B,) their places, NONE if they are none; their ranks by
     the blend (B,) and by each of the features columns (S,) alone (B, S), 0 if they are none.
     """
@@ -148,7 +193,7 @@ def judged(  # type: ignore[no-untyped-def]
                 target[user] = at
         if target[user] == NONE:
             continue
-        _score(rows[:, :m], m, context[user], linear, inner, of_context, bias, outer, hidden, score)
+        _score(rows, m, context[user], linear, inner, of_context, bias, outer, hidden, score)
         blend[user] = _rank(score[:m], target[user])
         for number in range(len(columns)):
             for at in range(m):

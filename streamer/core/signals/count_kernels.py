@@ -6,8 +6,13 @@ Axes: n events, N items, H half-lives, L leaders.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.core.compiled import compiled
+
+Rows = NDArray[np.int64]
+F64 = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 NEVER = np.iinfo(np.int64).min
 NOBODY = -1
@@ -16,7 +21,17 @@ _FAR = 1000.0
 
 
 @compiled
-def count_events(item, weight, time_ms, half_life, landmark, count, total, top, times):  # type: ignore[no-untyped-def]
+def count_events(
+    item: Rows,
+    weight: F64,
+    time_ms: Rows,
+    half_life: F64,
+    landmark: Rows,
+    count: F64,
+    total: F64,
+    top: F64,
+    times: Rows,
+) -> bool:
     """Add events (n,) to count (N, H), total, top (H,) and times (2, N): of the first and the last event.
 
     landmark (H,) moves when weights grow too large. True where a known item turned out to be older than was known.
@@ -47,7 +62,7 @@ def count_events(item, weight, time_ms, half_life, landmark, count, total, top, 
 
 
 @compiled
-def lead(item, count, leads, leaders, newest, times):  # type: ignore[no-untyped-def]
+def lead(item: Rows, count: F64, leads: Flags, leaders: Rows, newest: Rows, times: Rows) -> None:
     """Let items (n,) that were just counted into leaders (H, L) and newest (L / 2,) where they belong there.
 
     leads (N, H + 1): whether an item is among them. Counts only grow against each other, so nobody else can rise.
@@ -86,13 +101,3 @@ def lead(item, count, leads, leaders, newest, times):  # type: ignore[no-untyped
                 leads[other, halves] = False
             leads[mine, halves] = True
             newest[last] = mine
-
-
-def warm_up() -> None:
-    """Compile for the types that `ItemCounts` uses."""
-    one, item = np.ones(1), np.zeros(1, np.int64)
-    count, times = np.zeros((1, 2)), np.full((2, 1), NEVER)
-    half_life, landmark = np.array([1.0, np.inf]), np.zeros(2, np.int64)
-    count_events(item, one, item, half_life, landmark, count, np.zeros(2), np.zeros(2), times)
-    leads = np.zeros((1, 3), np.bool_)
-    lead(item, count, leads, np.full((2, 1), NOBODY), np.full(1, NOBODY), times)

@@ -9,9 +9,18 @@ Axes: n events, W past items, N items, A entries of the arena, C columns.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.core.compiled import compiled
+
+Rows = NDArray[np.int64]
+Ints = NDArray[np.int32]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 NONE = -1
 NEXT, SOON, TOGETHER, SESSION = 0, 1, 2, 3
@@ -22,11 +31,11 @@ _STRIDE = 64
 
 
 @compiled
-def _place(target, first, size, wanted):  # type: ignore[no-untyped-def]
+def _place(target: Ints, first: int, size: Any, wanted: int) -> Any:
     """Where in a list an item is, NONE if nowhere."""
     for block in range(0, size, _STRIDE):
         found = np.int32(NONE)
-        last = min(np.int64(_STRIDE), size - block)
+        last = min(_STRIDE, size - block)
         for at in range(last):
             hit = np.int32(at) if target[first + block + at] == wanted else np.int32(NONE)
             found = max(found, hit)
@@ -36,7 +45,7 @@ def _place(target, first, size, wanted):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _promote(place, first, bounds, target, weight):  # type: ignore[no-untyped-def]
+def _promote(place: int, first: int, bounds: Rows, target: Ints, weight: F32) -> None:
     """Exchange an entry that has grown with the weakest of the part before its own, while it is stronger."""
     for at in range(len(bounds) - 1, -1, -1):
         bound = bounds[at]
@@ -58,7 +67,7 @@ def _promote(place, first, bounds, target, weight):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _shorten(first, size, spared, target, weight):  # type: ignore[no-untyped-def]
+def _shorten(first: int, size: Any, spared: int, target: Ints, weight: F32) -> None:
     """Keep the `spared` strongest of a list, in their order."""
     strength = weight[first : first + size, TOGETHER] + weight[first : first + size, NEXT]
     edge = np.partition(strength, size - spared)[size - spared]
@@ -77,7 +86,7 @@ def _shorten(first, size, spared, target, weight):  # type: ignore[no-untyped-de
 
 
 @compiled
-def _class_of(room):  # type: ignore[no-untyped-def]
+def _class_of(room: int) -> int:
     number = 0
     while (SMALLEST << number) < room:
         number += 1
@@ -85,13 +94,15 @@ def _class_of(room):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _widen(item, target, weight, start, size, room, left, tally):  # type: ignore[no-untyped-def]
+def _widen(
+    item: int, target: Ints, weight: F32, start: Rows, size: Ints, room: Ints, left: Rows, tally: Rows
+) -> None:
     """Move a list to a room of twice the size."""
     old, wide = start[item], max(2 * room[item], SMALLEST)
     number = _class_of(wide)
-    new = left[number]
+    new = int(left[number])
     if new == NONE:
-        new = tally[USED]
+        new = int(tally[USED])
         tally[USED] += wide
     else:
         left[number] = target[new]
@@ -107,23 +118,23 @@ def _widen(item, target, weight, start, size, room, left, tally):  # type: ignor
 
 
 @compiled
-def _count(  # type: ignore[no-untyped-def]
-    source,
-    item,
-    follows,
-    soon,
-    together,
-    session,
-    bounds,
-    neighbours,
-    target,
-    weight,
-    start,
-    size,
-    room,
-    left,
-    tally,
-):
+def _count(
+    source: int,
+    item: int,
+    follows: Any,
+    soon: Any,
+    together: Any,
+    session: Any,
+    bounds: Rows,
+    neighbours: int,
+    target: Ints,
+    weight: F32,
+    start: Rows,
+    size: Ints,
+    room: Ints,
+    left: Rows,
+    tally: Rows,
+) -> None:
     """Add to the edge source → item."""
     at = _place(target, start[source], np.int64(size[source]), item)
     if at == NONE:
@@ -150,24 +161,24 @@ def _count(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def count_pairs(  # type: ignore[no-untyped-def]
-    begin,
-    past,
-    item,
-    scale,
-    session,
-    discount,
-    budget,
-    bounds,
-    neighbours,
-    target,
-    weight,
-    start,
-    size,
-    room,
-    left,
-    tally,
-):
+def count_pairs(
+    begin: int,
+    past: Rows,
+    item: Rows,
+    scale: F64,
+    session: Rows,
+    discount: F64,
+    budget: int,
+    bounds: Rows,
+    neighbours: int,
+    target: Ints,
+    weight: F32,
+    start: Rows,
+    size: Ints,
+    room: Ints,
+    left: Rows,
+    tally: Rows,
+) -> int:
     """Pairs of events (n,) with what came before each, past (n, W), newest first; from event `begin` on.
 
     Returns the event before which it stopped: n, or where the arena is too small for another or the budget is exceeded.
@@ -200,7 +211,17 @@ def count_pairs(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def repacked(kept, wide, old_target, old_weight, start, size, room, target, weight):  # type: ignore[no-untyped-def]
+def repacked(
+    kept: Flags,
+    wide: Rows,
+    old_target: Ints,
+    old_weight: F32,
+    start: Rows,
+    size: Ints,
+    room: Ints,
+    target: Ints,
+    weight: F32,
+) -> int:
     """Bring the kept entries (A,) of all lists together in new arrays, each list in a room of `wide` (N,). What they fill."""
     used = 0
     for item in range(len(size)):
@@ -214,11 +235,3 @@ def repacked(kept, wide, old_target, old_weight, start, size, room, target, weig
         start[item], size[item], room[item] = used, at - used, wide[item]
         used += wide[item]
     return used
-
-
-def warm_up() -> None:
-    """Compile for the types that `Edges` uses."""
-    from streamer.core.signals.edges import Edges
-
-    edges = Edges(1.0, 1, 2)
-    edges.add(np.zeros((2, 1), np.int64), np.ones(2, np.int64), np.ones(2), np.ones(2, np.int64))

@@ -128,7 +128,7 @@ class Edges:
         np.add.at(self.mass, item, scale)
         self.root[item] = np.sqrt(self.mass[item])
         past = np.ascontiguousarray(past)
-        discount = SOON_DISCOUNT ** np.arange(past.shape[1])
+        discount: F64 = np.power(SOON_DISCOUNT, np.arange(past.shape[1]))
         begin = 0
         while True:
             begin = kernels.count_pairs(

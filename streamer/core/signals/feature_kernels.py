@@ -6,10 +6,17 @@ Axes: B users, C candidates, F features, H half-lives, W remembered items.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.core.compiled import compiled
+
+Rows = NDArray[np.int64]
+Ints = NDArray[np.int32]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 NONE = -1
 NEVER = np.iinfo(np.int64).min
@@ -30,7 +37,7 @@ _ROOT_HALF = np.int32(np.float32(math.sqrt(0.5)).view(np.int32))
 
 
 @compiled
-def logarithms(values, scale, exponent):  # type: ignore[no-untyped-def]
+def logarithms(values: F32, scale: Any, exponent: Ints) -> None:
     """values (n,), positive and normal → their natural logarithms times `scale`, in place, to 2e-7; exponent (≥ n,) is used.
 
     x = m 2^e with m in [√½, √2), and ln m = 2 artanh s for s = (m - 1) / (m + 1), |s| < 0.172, as a series up to s^9.
@@ -48,7 +55,7 @@ def logarithms(values, scale, exponent):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _standard(scores, filled, out, share):  # type: ignore[no-untyped-def]
+def _standard(scores: F32, filled: int, out: F32, share: F32) -> None:
     """Scores (filled,) of a model, whatever their scale: standardised, and as a softmax's share of its maximum."""
     mean, spread, highest = 0.0, 0.0, -np.inf
     for at in range(filled):
@@ -64,14 +71,36 @@ def _standard(scores, filled, out, share):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def described(  # type: ignore[no-untyped-def]
-    item, filled, neighbour, highest, lag, taken, now, past, past_ms, length, session,
-    count, total, top, times, again, tick, repeats, recent, gru, text, exponent, x, context,
-):  # fmt: skip
+def described(
+    item: Rows,
+    filled: Rows,
+    neighbour: F32,
+    highest: F32,
+    lag: Ints,
+    taken: Ints,
+    now: Rows,
+    past: Rows,
+    past_ms: Rows,
+    length: Rows,
+    session: Rows,
+    count: F64,
+    total: F64,
+    top: F64,
+    times: Rows,
+    again: F64,
+    tick: float,
+    repeats: bool,
+    recent: int,
+    gru: F32,
+    text: F32,
+    exponent: Ints,
+    x: F32,
+    context: F32,
+) -> None:
     """Features x (B, F, C) of the candidates item (B, C), of which the first filled (B,) are there, and context (B, D).
 
-    neighbour (B, 4, C), highest (B, 4), lag and taken (B, C) as pooled; count (N, H), total and top (H,), times (2, N), again (N,)
-    of the items; gru and text (B, C) scores of a model, or of no width.
+    neighbour (B, 4, C), highest (B, 4), lag and taken (B, C) as pooled; count (N, H), total and top (H,), times (2, N), again
+    (N,) of the items; gru and text (B, C) scores of a model, or of no width.
     """
     per_tick = np.float32(1 / tick)
     to_share = 1 / np.maximum(total, 1e-300)
@@ -138,13 +167,13 @@ def described(  # type: ignore[no-untyped-def]
         for row in range(len(rows)):
             rows[row, m:] = 0
 
-        known, liked = 0, 0.0
-        for when in range(min(recent, past.shape[1])):
-            other = past[user, when]
-            if other == NONE:
+        known, liked = 0, np.float64(0)
+        for ago in range(min(recent, past.shape[1])):
+            each = past[user, ago]
+            if each == NONE:
                 continue
             known += 1
-            share = np.float32(count[other, ever] * to_share[ever])
+            share = np.float32(count[each, ever] * to_share[ever])
             liked += np.float32(math.log(share * 10 * _STEEP + _ONE)) * LOG_SCALE
         there = past.shape[1] > 0 and past[user, 0] != NONE
         context[user, 0] = math.log1p(length[user]) / 6

@@ -35,7 +35,7 @@ class Contexts:
 
     def plain(self) -> Contexts:
         """As kernels take them: contiguous, and not read-only."""
-        return Contexts(*(np.require(each, np.int64, "CW") for each in self._all()))
+        return Contexts(*(np.require(each, np.int64, ["C", "W"]) for each in self._all()))
 
     def _all(self) -> tuple[Rows, ...]:
         return self.item, self.time_ms, self.now_ms, self.length

@@ -51,6 +51,7 @@ class Pooling:
         self._remembered = options.remembered if options.repeats else 0
         self._voice = np.zeros((options.recent, 3), np.int64)
         self._factor = np.zeros((options.recent, 5), np.float32)
+        self._cosine = np.zeros(max(*options.lists, 1), np.float32)
         self._histogram = np.zeros(1 << 12, np.int32)
         self._stamp = 0
         self._grow(0)
@@ -98,7 +99,9 @@ class Pooling:
             self._times,
             self._score,
             self._touched,
+            self._kept,
             self._liking,
+            self._cosine,
             self._histogram,
             self._voice,
             self._factor,
@@ -162,4 +165,4 @@ class Pooling:
         self._lag, self._times = np.zeros(items, np.int32), np.zeros(items, np.int32)
         self._place = np.full(items, NONE, np.int32)
         self._score = np.zeros((items, KINDS), np.float32)
-        self._touched = np.zeros(items, np.int64)
+        self._touched, self._kept = np.zeros(items + 1, np.int64), np.zeros(items, np.int64)

@@ -6,9 +6,18 @@ half-lives, k places of a list.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.core.compiled import compiled
+
+Rows = NDArray[np.int64]
+Ints = NDArray[np.int32]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 NONE = -1
 NEXT, SOON, TOGETHER, SESSION = 0, 1, 2, 3
@@ -24,7 +33,20 @@ _FACTORS = 5
 
 
 @compiled
-def _voices(past, recent, session, most, one, root, stamp, heard, start, size, voice, factor):  # type: ignore[no-untyped-def]
+def _voices(
+    past: Rows,
+    recent: int,
+    session: int,
+    most: Rows,
+    one: Any,
+    root: F32,
+    stamp: int,
+    heard: Ints,
+    start: Rows,
+    size: Ints,
+    voice: Rows,
+    factor: F32,
+) -> int:
     """Whose lists speak for a user, each item once: voice (V, 3) its item, first entry, number of entries; and factor (V, 5) by
     which its columns count, its root and what is added to a cosine's denominator. V.
     """
@@ -51,35 +73,41 @@ def _voices(past, recent, session, most, one, root, stamp, heard, start, size, v
 
 
 @compiled
-def _hear(voices, voice, factor, target, weight, root, stamp, seen, score, touched):  # type: ignore[no-untyped-def]
-    """Sum what the lists say, per item, in score (N, 4). How many items were touched."""
+def _hear(
+    voices: int,
+    voice: Rows,
+    factor: F32,
+    target: Ints,
+    weight: F32,
+    root: F32,
+    cosine: F32,
+    stamp: int,
+    seen: Ints,
+    score: F32,
+    touched: Rows,
+) -> int:
+    """Add what the lists say to score (N, 4), which is 0. How many items were touched; cosine (≥ T,) is used."""
     count = 0
     for v in range(voices):
-        mine = root[voice[v, 0]]
+        first, entries = voice[v, 1], voice[v, 2]
+        mine, shrink = root[voice[v, 0]], factor[v, 4]
         follows, soon, together, near = factor[v, 0], factor[v, 1], factor[v, 2], factor[v, 3]
-        shrink = factor[v, 4]
-        first = voice[v, 1]
-        for entry in range(first, first + voice[v, 2]):
-            item = np.int64(target[entry])
-            cosine = np.float32(1) / (mine * root[item] + shrink)
-            if seen[item] != stamp:
-                seen[item] = stamp
-                touched[count] = item
-                count += 1
-                score[item, NEXT] = weight[entry, NEXT] * follows
-                score[item, SOON] = weight[entry, SOON] * soon
-                score[item, TOGETHER] = weight[entry, TOGETHER] * together * cosine
-                score[item, SESSION] = weight[entry, SESSION] * near * cosine
-            else:
-                score[item, NEXT] += weight[entry, NEXT] * follows
-                score[item, SOON] += weight[entry, SOON] * soon
-                score[item, TOGETHER] += weight[entry, TOGETHER] * together * cosine
-                score[item, SESSION] += weight[entry, SESSION] * near * cosine
+        for entry in range(entries):
+            cosine[entry] = np.float32(1) / (mine * root[target[first + entry]] + shrink)
+        for entry in range(entries):
+            item, said = np.int64(target[first + entry]), weight[first + entry]
+            score[item, NEXT] += said[NEXT] * follows
+            score[item, SOON] += said[SOON] * soon
+            score[item, TOGETHER] += said[TOGETHER] * together * cosine[entry]
+            score[item, SESSION] += said[SESSION] * near * cosine[entry]
+            touched[count] = item  # written over unless it is new
+            count += seen[item] != stamp
+            seen[item] = stamp
     return count
 
 
 @compiled
-def _touch(items, stamp, seen, score, touched, count):  # type: ignore[no-untyped-def]
+def _touch(items: Rows, stamp: int, seen: Ints, touched: Rows, count: int) -> int:
     """Touch further items (n,), NONE among them. How many are touched now."""
     for each in range(len(items)):
         item = items[each]
@@ -87,13 +115,22 @@ def _touch(items, stamp, seen, score, touched, count):  # type: ignore[no-untype
             seen[item] = stamp
             touched[count] = item
             count += 1
-            for kind in range(4):
-                score[item, kind] = 0
     return count
 
 
 @compiled
-def _edge(liking, most, bits, histogram):  # type: ignore[no-untyped-def]
+def _highest(touched: Rows, score: F32, highest: F32) -> None:
+    """highest (4,) of the scores of touched items (n,)."""
+    top_0, top_1, top_2, top_3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for each in range(len(touched)):
+        item = touched[each]
+        top_0, top_1 = max(top_0, score[item, 0]), max(top_1, score[item, 1])
+        top_2, top_3 = max(top_2, score[item, 2]), max(top_3, score[item, 3])
+    highest[0], highest[1], highest[2], highest[3] = top_0, top_1, top_2, top_3
+
+
+@compiled
+def _edge(liking: F32, most: int, bits: Ints, histogram: Ints) -> tuple[Any, int]:
     """The `most`-th highest of liking (n,), all >= 0 and n > most, and how many of those that equal it belong to the highest."""
     n = len(liking)
     shift, prefix, wanted = 22, np.int64(0), most
@@ -113,12 +150,47 @@ def _edge(liking, most, bits, histogram):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def pooled(  # type: ignore[no-untyped-def]
-    past, session, one, excluded, bounds, wanted, barred, shared, recent, remembered, most,
-    start, size, target, weight, root, count, top,
-    stamp, seen, heard, banned, bonus, lag_of, times_of, score, touched, liking, histogram, voice, factor,
-    item, neighbour, highest, lag, taken, filled,
-):  # fmt: skip
+def pooled(
+    past: Rows,
+    session: Rows,
+    one: F64,
+    excluded: Rows,
+    bounds: Rows,
+    wanted: Rows,
+    barred: Flags,
+    shared: Rows,
+    recent: int,
+    remembered: int,
+    most: Rows,
+    start: Rows,
+    size: Ints,
+    target: Ints,
+    weight: F32,
+    root: F32,
+    count: F64,
+    top: F64,
+    stamp: int,
+    seen: Ints,
+    heard: Ints,
+    banned: Ints,
+    bonus: F32,
+    lag_of: Ints,
+    times_of: Ints,
+    score: F32,
+    touched: Rows,
+    kept: Rows,
+    liking: F32,
+    cosine: F32,
+    histogram: Ints,
+    voice: Rows,
+    factor: F32,
+    item: Rows,
+    neighbour: F32,
+    highest: F32,
+    lag: Ints,
+    taken: Ints,
+    filled: Rows,
+) -> int:
     """Candidates of users: item (B, C), neighbour scores (B, 4, C), the highest of each kind among all pooled (B, 4), lag and
     taken (B, C), and how many there are, filled (B,).
 
@@ -136,16 +208,12 @@ def pooled(  # type: ignore[no-untyped-def]
         voices = _voices(
             mine, recent, session[user], most, np.float32(one[user]), root, stamp, heard, start, size, voice, factor
         )  # fmt: skip
-        n = _hear(voices, voice, factor, target, weight, root, stamp, seen, score, touched)
-        n = _touch(mine[:remembered], stamp, seen, score, touched, n)
-        n = _touch(shared, stamp, seen, score, touched, n)
-        n = _touch(wanted[user], stamp, seen, score, touched, n)
+        n = _hear(voices, voice, factor, target, weight, root, cosine, stamp, seen, score, touched)
+        n = _touch(mine[:remembered], stamp, seen, touched, n)
+        n = _touch(shared, stamp, seen, touched, n)
+        n = _touch(wanted[user], stamp, seen, touched, n)
 
-        for kind in range(4):
-            highest[user, kind] = 0
-        for each in range(n):
-            for kind in range(4):
-                highest[user, kind] = max(highest[user, kind], score[touched[each], kind])
+        _highest(touched[:n], score, highest[user])
         for when in range(min(remembered, len(mine))):
             if mine[when] == NONE:
                 continue
@@ -173,7 +241,7 @@ def pooled(  # type: ignore[no-untyped-def]
             popular = 0.0
             for h in range(len(rate)):
                 popular += count[other, h] * rate[h]
-            touched[left] = other
+            kept[left] = other
             liking[left] = (
                 np.float32(popular) + bonus[other] + score[other, 0] * part_0 + score[other, 1] * part_1
                 + score[other, 2] * part_2 + score[other, 3] * part_3
@@ -191,7 +259,7 @@ def pooled(  # type: ignore[no-untyped-def]
                 equal = 0
                 for each in range(left):
                     if bits[each] == edge:
-                        alike[equal] = touched[each]
+                        alike[equal] = kept[each]
                         equal += 1
                 last = np.sort(alike)[ties - 1]
             else:
@@ -200,7 +268,7 @@ def pooled(  # type: ignore[no-untyped-def]
             last = np.int64(len(seen))
         at = 0
         for each in range(left):
-            other = touched[each]
+            other = kept[each]
             if bits[each] < edge or (bits[each] == edge and other > last):
                 continue
             item[user, at] = other
@@ -213,6 +281,9 @@ def pooled(  # type: ignore[no-untyped-def]
         for each in range(at, places):
             item[user, each] = NONE
 
+        for each in range(n):
+            for kind in range(4):
+                score[touched[each], kind] = 0
         for when in range(min(remembered, len(mine))):
             if mine[when] != NONE:
                 times_of[mine[when]], bonus[mine[when]] = 0, 0
@@ -223,9 +294,25 @@ def pooled(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def supporters(  # type: ignore[no-untyped-def]
-    past, session, one, recent, most, start, size, target, weight, root, stamp, heard, place_of, voice, factor, best, because
-):  # fmt: skip
+def supporters(
+    past: Rows,
+    session: Rows,
+    one: F64,
+    recent: int,
+    most: Rows,
+    start: Rows,
+    size: Ints,
+    target: Ints,
+    weight: F32,
+    root: F32,
+    stamp: int,
+    heard: Ints,
+    place_of: Ints,
+    voice: Rows,
+    factor: F32,
+    best: Rows,
+    because: Rows,
+) -> int:
     """because (B, k): whose list says most for each item of best (B, k), NONE where none does."""
     strongest = np.empty(best.shape[1], np.float32)
     for user in range(len(best)):
@@ -242,16 +329,16 @@ def supporters(  # type: ignore[no-untyped-def]
             mine = root[voice[v, 0]]
             first = voice[v, 1]
             for entry in range(first, first + voice[v, 2]):
-                place = place_of[target[entry]]
-                if place == NONE:
+                position = place_of[target[entry]]
+                if position == NONE:
                     continue
                 cosine = np.float32(1) / (mine * root[target[entry]] + factor[v, 4])
                 said = weight[entry, NEXT] * factor[v, NEXT] + weight[entry, SOON] * factor[v, SOON]
                 said += (weight[entry, TOGETHER] * factor[v, TOGETHER]) * cosine
                 said += (weight[entry, SESSION] * factor[v, SESSION]) * cosine
-                if said > strongest[place]:
-                    strongest[place] = said
-                    because[user, place] = voice[v, 0]
+                if said > strongest[position]:
+                    strongest[position] = said
+                    because[user, position] = voice[v, 0]
         for place in range(best.shape[1]):
             if best[user, place] != NONE:
                 place_of[best[user, place]] = NONE
