@@ -51,7 +51,6 @@ class Pooling:
         self._remembered = options.remembered if options.repeats else 0
         self._voice = np.zeros((options.recent, 3), np.int64)
         self._factor = np.zeros((options.recent, 5), np.float32)
-        self._cosine = np.zeros(max(*options.lists, 1), np.float32)
         self._histogram = np.zeros(1 << 12, np.int32)
         self._stamp = 0
         self._grow(0)
@@ -101,7 +100,6 @@ class Pooling:
             self._touched,
             self._kept,
             self._liking,
-            self._cosine,
             self._histogram,
             self._voice,
             self._factor,

@@ -80,26 +80,25 @@ def _hear(
     target: Ints,
     weight: F32,
     root: F32,
-    cosine: F32,
     stamp: int,
     seen: Ints,
     score: F32,
     touched: Rows,
 ) -> int:
-    """Add what the lists say to score (N, 4), which is 0. How many items were touched; cosine (≥ T,) is used."""
+    """Add what the lists say to score (N, 4), which is 0. How many items were touched."""
     count = 0
     for v in range(voices):
         first, entries = voice[v, 1], voice[v, 2]
         mine, shrink = root[voice[v, 0]], factor[v, 4]
         follows, soon, together, near = factor[v, 0], factor[v, 1], factor[v, 2], factor[v, 3]
+        theirs, said = target[first : first + entries], weight[first : first + entries]
         for entry in range(entries):
-            cosine[entry] = np.float32(1) / (mine * root[target[first + entry]] + shrink)
-        for entry in range(entries):
-            item, said = np.int64(target[first + entry]), weight[first + entry]
-            score[item, NEXT] += said[NEXT] * follows
-            score[item, SOON] += said[SOON] * soon
-            score[item, TOGETHER] += said[TOGETHER] * together * cosine[entry]
-            score[item, SESSION] += said[SESSION] * near * cosine[entry]
+            item = np.uint64(theirs[entry])  # unsigned: no look for places counted from the end
+            cosine = np.float32(1) / (mine * root[item] + shrink)
+            score[item, NEXT] += said[entry, NEXT] * follows
+            score[item, SOON] += said[entry, SOON] * soon
+            score[item, TOGETHER] += said[entry, TOGETHER] * together * cosine
+            score[item, SESSION] += said[entry, SESSION] * near * cosine
             touched[count] = item  # written over unless it is new
             count += seen[item] != stamp
             seen[item] = stamp
@@ -123,7 +122,7 @@ def _highest(touched: Rows, score: F32, highest: F32) -> None:
     """highest (4,) of the scores of touched items (n,)."""
     top_0, top_1, top_2, top_3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     for each in range(len(touched)):
-        item = touched[each]
+        item = np.uint64(touched[each])
         top_0, top_1 = max(top_0, score[item, 0]), max(top_1, score[item, 1])
         top_2, top_3 = max(top_2, score[item, 2]), max(top_3, score[item, 3])
     highest[0], highest[1], highest[2], highest[3] = top_0, top_1, top_2, top_3
@@ -180,7 +179,6 @@ def pooled(
     touched: Rows,
     kept: Rows,
     liking: F32,
-    cosine: F32,
     histogram: Ints,
     voice: Rows,
     factor: F32,
@@ -208,7 +206,7 @@ def pooled(
         voices = _voices(
             mine, recent, session[user], most, np.float32(one[user]), root, stamp, heard, start, size, voice, factor
         )  # fmt: skip
-        n = _hear(voices, voice, factor, target, weight, root, cosine, stamp, seen, score, touched)
+        n = _hear(voices, voice, factor, target, weight, root, stamp, seen, score, touched)
         n = _touch(mine[:remembered], stamp, seen, touched, n)
         n = _touch(shared, stamp, seen, touched, n)
         n = _touch(wanted[user], stamp, seen, touched, n)
@@ -235,7 +233,7 @@ def pooled(
             np.float32(1) / max(highest[user, 3], TINY),
         )
         for each in range(n):
-            other = touched[each]
+            other = np.uint64(touched[each])
             if banned[other] == stamp or barred[other]:
                 continue
             popular = 0.0
@@ -282,8 +280,9 @@ def pooled(
             item[user, each] = NONE
 
         for each in range(n):
+            other = np.uint64(touched[each])
             for kind in range(4):
-                score[touched[each], kind] = 0
+                score[other, kind] = 0
         for when in range(min(remembered, len(mine))):
             if mine[when] != NONE:
                 times_of[mine[when]], bonus[mine[when]] = 0, 0
@@ -329,7 +328,7 @@ def supporters(
             mine = root[voice[v, 0]]
             first = voice[v, 1]
             for entry in range(first, first + voice[v, 2]):
-                position = place_of[target[entry]]
+                position = place_of[np.uint64(target[entry])]
                 if position == NONE:
                     continue
                 cosine = np.float32(1) / (mine * root[target[entry]] + factor[v, 4])
