@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.core.signals import Histories, SignalOptions, Signals
-from streamer.core.signals.edges import COLUMNS, Edges
+from streamer.core.signals.edges import Column, Edges
 from streamer.core.signals.item_counts import ItemCounts
 
 Event = tuple[int, int, int]
@@ -102,26 +102,36 @@ def test_forgetting_does_not_depend_on_the_order_of_arrival(events: list[Event],
     assert (mine.last_ms == theirs.last_ms).all()
 
 
-@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 60), st.integers(2, 12), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_the_budget_is_never_exceeded_and_the_strongest_stay(budget: int, neighbours: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     edges = Edges(1e12, budget, neighbours)
     for _ in range(4):
         n = int(rng.integers(1, 80))
-        source, target = rng.integers(0, 6, n), rng.integers(6, 40, n)
-        edges.add(source, target, [np.ones(n) for _ in range(COLUMNS)])
-        edges.add(np.array([2]), np.array([99]), [np.full(1, 1e6) for _ in range(COLUMNS)])
-        edges.merge()
+        past, item = rng.integers(0, 6, (n, 2)), rng.integers(6, 40, n)
+        edges.add(past, item, np.ones(n), np.zeros(n, np.int64))
+        edges.add(np.array([[2]]), np.array([99]), np.full(1, 1e6), np.zeros(1, np.int64))
         assert len(edges) <= budget
-        for size, _, _, _ in edges.lists(np.arange(6), np.full(6, 10**6)):
-            assert (size <= neighbours).all()
-        held = {
-            target
-            for _, found, _, _ in edges.lists(np.array([2]), np.array([10**6]))
-            for target in found.tolist()
-        }
-        assert 99 in held
+        assert len(edges) == sum(len(edges.of(item)[0]) for item in range(100))
+        assert all(len(edges.of(item)[0]) <= neighbours for item in range(100))
+        assert 99 in edges.of(2)[0] or 2 in edges.of(99)[0]
+
+
+@given(st.integers(2, 40), st.lists(st.integers(1, 50), max_size=4), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_the_beginning_of_a_list_holds_its_strongest(neighbours: int, bounds: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    edges = Edges(1e12, 10**6, neighbours, bounds)
+    for _ in range(3):
+        n = int(rng.integers(1, 200))
+        edges.add(rng.integers(-1, 30, (n, 3)), rng.integers(0, 30, n), rng.random(n), np.full(n, 1))
+        for item in range(30):
+            _, weight = edges.of(item)
+            strength = weight[:, Column.TOGETHER] + weight[:, Column.NEXT]
+            for bound in bounds:
+                if bound < neighbours:
+                    assert strength[:bound].min(initial=np.inf) >= strength[bound:].max(initial=0)
 
 
 @given(EVENTS.map(lambda events: sorted(events, key=lambda e: e[2])), st.integers(1, 118))

@@ -24,6 +24,7 @@ _TRUSTED = {
     Signal.POPULAR_SLOW: 1.0,
 }
 """Before anything was learned."""
+_ORDER = ("linear", "inner", "context", "bias", "outer")
 
 
 class Blend:
@@ -48,10 +49,6 @@ class Blend:
         """The same, unless `serve` was called: then what it was given."""
         self.averaged = averaged
         self.version = 0
-
-    def scores(self, x: F32, context: F32) -> F32:
-        """(F, B, C), (D, B) → (B, C)"""
-        return self._forward(self.serving, x, context)[0]
 
     def serve(self, weights: dict[str, F32]) -> None:
         """Make lists with these weights from now on, whatever is learned meanwhile."""
@@ -108,13 +105,11 @@ class Blend:
         for name, each in self.weights.items():
             self.served[name] = self.served[name] + share * (each - self.served[name])
 
-    def slopes(self, x: F32, context: F32) -> F32:
-        """(F, B, k), (D, B) → (F, B, k): how the score changes with each feature; exact, the blend being piecewise linear."""
-        w = self.serving
-        _, hidden = self._forward(w, x, context)
-        active = (hidden > 0) * w["outer"][:, None, None]
-        through = (w["inner"].T @ active.reshape(len(active), -1)).reshape(x.shape)
-        return through + w["linear"][:, None, None]
+    @staticmethod
+    def ordered(weights: dict[str, F32]) -> tuple[F32, F32, F32, F32, F32]:
+        """As kernels take them."""
+        linear, inner, context, bias, outer = (np.ascontiguousarray(weights[name]) for name in _ORDER)
+        return linear, inner, context, bias, outer
 
     def state(self) -> dict[str, Any]:
         return {

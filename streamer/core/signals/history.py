@@ -33,6 +33,13 @@ class Contexts:
     def take(self, at: Rows | slice) -> Contexts:
         return Contexts(self.item[at], self.time_ms[at], self.now_ms[at], self.length[at])
 
+    def plain(self) -> Contexts:
+        """As kernels take them: contiguous, and not read-only."""
+        return Contexts(*(np.require(each, np.int64, ["C", "W"]) for each in self._all()))
+
+    def _all(self) -> tuple[Rows, ...]:
+        return self.item, self.time_ms, self.now_ms, self.length
+
     def session(self, gap_ms: int) -> Rows:
         """(n,) how many of the last items belong to the session that is still going on: no pause longer than `gap_ms`."""
         width = self.item.shape[1]

@@ -1,6 +1,6 @@
 """What is known of each item alone: decayed popularity at several half-lives, first and last event.
 
-Axes: n events, N items (growing), H half-lives.
+Axes: n events, N items (growing), H half-lives, L leaders.
 """
 
 from __future__ import annotations
@@ -11,39 +11,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.signals.count_kernels import NEVER, NOBODY, count_events, lead
+
 Rows = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-_RESCALE_AT = 60
-NEVER = np.iinfo(np.int64).min
+__all__ = ["NEVER", "ItemCounts"]
 
 
 class ItemCounts:
     """Forward decay per half-life (see edges.py); the order in which events come in does not matter."""
 
-    def __init__(self, half_lives_ms: Sequence[float]) -> None:
-        """`inf` counts without forgetting."""
-        self.half_lives_ms = tuple(half_lives_ms)
-        self.landmark_ms = [0] * len(self.half_lives_ms)
-        self.count = np.zeros((len(self.half_lives_ms), 0), np.float64)
-        """(H, N), scaled as at each landmark"""
-        self.total = np.zeros(len(self.half_lives_ms))
-        """(H,) sums of the rows"""
-        self.first_ms = np.zeros(0, np.int64)
-        """(N,) of the first event; NEVER without one"""
-        self.last_ms = np.zeros(0, np.int64)
+    def __init__(self, half_lives_ms: Sequence[float], leaders: int = 0) -> None:
+        """`inf` counts without forgetting. leaders: how many of the most counted items of each half-life are kept track of,
+        and half as many of the newest.
+        """
+        self.half_lives_ms = np.array(half_lives_ms, np.float64)
+        halves = len(self.half_lives_ms)
+        self.landmark_ms = np.zeros(halves, np.int64)
+        self.total = np.zeros(halves)
+        """(H,) sums of the counts"""
+        self.top = np.zeros(halves)
+        """(H,) the highest of them"""
         self.events = 0
+        self._items = 0
+        self.by_item = np.zeros((0, halves))
+        """(≥ N, H) counts, scaled as at each landmark"""
+        self.times = np.full((2, 0), NEVER)
+        """(2, ≥ N) of the first and of the last event; NEVER without one"""
+        self._leads = np.zeros((0, halves + 1), np.bool_)
+        self._leaders = np.full((halves, leaders), NOBODY, np.int64)
+        self._newest = np.full(leaders // 2, NOBODY, np.int64)
+        self._leading: Rows | None = None
 
     def __len__(self) -> int:
         """N: items that have a row."""
-        return len(self.first_ms)
+        return self._items
+
+    @property
+    def count(self) -> F64:
+        """(H, N), scaled as at each landmark"""
+        return self.by_item[: self._items].T
+
+    @property
+    def first_ms(self) -> Rows:
+        """(N,) of the first event; NEVER without one"""
+        return self.times[0, : self._items]
+
+    @property
+    def last_ms(self) -> Rows:
+        """(N,) of the last event"""
+        return self.times[1, : self._items]
 
     def grow(self, items: int) -> None:
-        missing = items - len(self)
-        if missing > 0:
-            self.count = np.concatenate([self.count, np.zeros((len(self.count), missing))], axis=1)
-            self.first_ms = np.concatenate([self.first_ms, np.full(missing, NEVER)])
-            self.last_ms = np.concatenate([self.last_ms, np.full(missing, NEVER)])
+        room = len(self.by_item)
+        if items > room:
+            missing = max(items, room + room // 2) - room
+            self.by_item = np.concatenate([self.by_item, np.zeros((missing, self.by_item.shape[1]))])
+            self.times = np.concatenate([self.times, np.full((2, missing), NEVER)], axis=1)
+            self._leads = np.concatenate([self._leads, np.zeros((missing, self._leads.shape[1]), np.bool_)])
+        self._items = max(self._items, items)
 
     def add(self, item: Rows, weight: F64, time_ms: Rows) -> None:
         """Events (n,)."""
@@ -51,34 +78,39 @@ class ItemCounts:
             return
         self.grow(int(item.max()) + 1)
         if not self.events:
-            self.landmark_ms = [int(time_ms[0])] * len(self.half_lives_ms)
-        distinct, inverse = np.unique(item, return_inverse=True)
-        for h, half_life in enumerate(self.half_lives_ms):
-            amounts = weight * self._scale(h, half_life, time_ms)
-            self.count[h, distinct] += np.bincount(inverse, amounts, len(distinct))
-            self.total[h] += amounts.sum()
-        order = np.argsort(time_ms, kind="stable")
-        last = np.full(len(distinct), NEVER)
-        last[inverse[order]] = time_ms[order]
-        first = np.full(len(distinct), NEVER)
-        first[inverse[order[::-1]]] = time_ms[order[::-1]]
-        mine = self.first_ms[distinct]
-        self.first_ms[distinct] = np.where(mine == NEVER, first, np.minimum(mine, first))
-        self.last_ms[distinct] = np.maximum(self.last_ms[distinct], last)
+            self.landmark_ms[:] = time_ms[0]
+        older = count_events(
+            item,
+            weight,
+            time_ms,
+            self.half_lives_ms,
+            self.landmark_ms,
+            self.by_item,
+            self.total,
+            self.top,
+            self.times,
+        )
+        if older:
+            self._forget_newest()
+        lead(item, self.by_item, self._leads, self._leaders, self._newest, self.times)
+        self._leading = None
         self.events += len(item)
 
-    def _scale(self, h: int, half_life_ms: float, time_ms: Rows) -> F64:
-        if half_life_ms == np.inf:
-            return np.ones(len(time_ms))
-        exponent = (time_ms - self.landmark_ms[h]) / half_life_ms
-        highest = exponent.max()
-        if highest > _RESCALE_AT:
-            steps = int(min(highest, 2000))
-            self.landmark_ms[h] = int(self.landmark_ms[h] + int(highest) * half_life_ms)
-            self.count[h] = np.ldexp(self.count[h], -steps)
-            self.total[h] = np.ldexp(self.total[h], -steps)
-            exponent = (time_ms - self.landmark_ms[h]) / half_life_ms
-        return np.exp2(np.maximum(exponent, -1000))
+    def leading(self) -> Rows:
+        """(G,) the most counted items of each half-life and the newest ones, rising."""
+        if self._leading is None:
+            found = np.concatenate([self._leaders.ravel(), self._newest])
+            self._leading = np.unique(found[found != NOBODY])
+        return self._leading
+
+    def _forget_newest(self) -> None:
+        """Find the newest anew: one of them may have become older."""
+        self._newest[:] = NOBODY
+        self._leads[:, -1] = False
+        seen = np.flatnonzero(self.first_ms != NEVER)
+        newest = seen[np.argsort(-self.first_ms[seen], kind="stable")[: len(self._newest)]]
+        self._newest[: len(newest)] = newest
+        self._leads[newest, -1] = True
 
     def shares(self) -> F64:
         """(H, N) shares of all events."""
@@ -86,7 +118,7 @@ class ItemCounts:
 
     def state(self) -> dict[str, Any]:
         return {
-            "landmark_ms": list(self.landmark_ms),
+            "landmark_ms": self.landmark_ms.copy(),
             "count": self.count.copy(),
             "total": self.total.copy(),
             "first_ms": self.first_ms.copy(),
@@ -95,5 +127,17 @@ class ItemCounts:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value.copy() if isinstance(value, np.ndarray | list) else value)
+        self.landmark_ms, self.total = np.array(state["landmark_ms"], np.int64), state["total"].copy()
+        self.by_item = np.ascontiguousarray(state["count"].T)
+        self.top = self.by_item.max(axis=0, initial=0.0)
+        self.times = np.stack([state["first_ms"], state["last_ms"]])
+        self.events, self._items = state["events"], len(self.by_item)
+        self._leads = np.zeros((self._items, len(self.total) + 1), np.bool_)
+        most = min(self._leaders.shape[1], self._items)
+        self._leaders[:] = NOBODY
+        for h, each in enumerate(state["count"]):
+            best = np.argsort(-each, kind="stable")[:most]
+            best = best[each[best] > 0]
+            self._leaders[h, : len(best)], self._leads[best, h] = best, True
+        self._forget_newest()
+        self._leading = None

@@ -65,23 +65,3 @@ class Judged:
     singles: Rows
     loss: float
     """Mean over the events whose item was a candidate; NaN without any"""
-
-
-def top_places(score: F32, item: Rows, k: int) -> Rows:
-    """(B, min(k, C)) places of the highest scores, ties by rising item row."""
-    wide = score.shape[1]
-    some = (
-        np.argpartition(-score, k - 1, axis=1)[:, :k]
-        if k < wide
-        else np.broadcast_to(np.arange(wide), score.shape)
-    )
-    order = np.lexsort((np.take_along_axis(item, some, 1), -np.take_along_axis(score, some, 1)), axis=-1)
-    return np.take_along_axis(some, order, 1)
-
-
-def rank_of(score: F32, target: Rows) -> Rows:
-    """(n,) 1-based rank of the place `target` (n,) in scores (n, C); a tie counts half."""
-    mine = np.take_along_axis(score, target[:, None], 1)
-    equal = (score == mine).sum(axis=1) - 1
-    ranks: Rows = 1 + (score > mine).sum(axis=1) + equal // 2
-    return ranks

@@ -28,12 +28,12 @@ class Replay:
         self.seen = 0
 
     def add(self, x: F32, context: F32, there: NDArray[np.bool_], target: NDArray[np.int64]) -> None:
-        """Features (F, B, C), context (D, B), candidates that are there (B, C), place of the taken one (B,)."""
+        """Features (B, F, C), context (B, D), candidates that are there (B, C), place of the taken one (B,)."""
         at = (self.seen + np.arange(len(target))) % self._kept
         self._grow(int(at.max(initial=-1)) + 1)
         wide = x.shape[2]
         self._there[at] = False
-        self._x[at, :, :wide], self._context[at] = x.transpose(1, 0, 2), context.T
+        self._x[at, :, :wide], self._context[at] = x, context
         self._there[at, :wide], self._target[at] = there, target
         self.seen += len(target)
 
