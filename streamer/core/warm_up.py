@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from streamer.core import absorb_kernels, counts_kernels, interests_kernels, window_kernels
 from streamer.core.signals import warm_up as signals
 
 
 def warm_up() -> None:
     """Takes seconds where there is no cache yet; blocking."""
-    for kernels in (signals,):
+    for kernels in (absorb_kernels, counts_kernels, interests_kernels, window_kernels, signals):
         kernels.warm_up()
