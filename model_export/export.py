@@ -21,7 +21,7 @@ import torch
 from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
 from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_precision, write_graph
-from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
+from model_export.retrieval_graphs import DEVICE_SCORERS, all_products, exact_scorer, grouped_scorer
 from model_export.steps_graph import scanned
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
@@ -151,7 +151,8 @@ def _write_graphs(model: UserModel, folder: Path) -> None:
     if "step" in graphs:
         write_graph(scanned(graphs["step"], config.hidden, config.dim), folder / FILE_OF["steps"])
     query = graphs["query"]
-    write_graph(exact_scorer(query, config.dim), folder / FILE_OF["score"])
+    write_graph(all_products(query, config.dim), folder / FILE_OF["score"])
+    write_graph(exact_scorer(query, config.dim), folder / "scorer.onnx")
     for name, half in DEVICE_SCORERS.items():
         write_graph(grouped_scorer(query, config.dim, half=half), folder / name)
 

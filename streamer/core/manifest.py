@@ -45,6 +45,7 @@ GRAPHS = (
     "gru_steps.onnx",
     "gru_replay.onnx",
     "query.onnx",
+    "product.onnx",
     "scorer.onnx",
     "device_scorer.onnx",
     "device_scorer_f16.onnx",
@@ -172,6 +173,9 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
         "gru_steps.onnx": of({"state": state, **steps}, {"next_state": state}),
         "gru_replay.onnx": of({**replay, "lengths": ("int64", ["B"])}, {"state": state}),
         "query.onnx": of({"state": state}, {"query": ("float32", ["B", dim])}),
+        "product.onnx": of(
+            {"state": state, "items": ("float32", [dim, "N"])}, {"product": ("float32", ["B", "N"])}
+        ),
         "scorer.onnx": scorer("rows"),
         "device_scorer.onnx": scorer("columns", groups=groups),
         "device_scorer_f16.onnx": scorer("columns", "float16", groups=groups),

@@ -11,7 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.json_rows import Phrases, Texts, commas, decimal, elements, where, write
+from streamer.core import ranking_kernels
+from streamer.core.compiled import fixed
+from streamer.core.json_kernels import write_recommendations
+from streamer.core.json_texts import Phrases, Texts, written
 from streamer.core.signals.features import Signal
 from streamer.core.stamp import Stamp
 
@@ -20,9 +23,9 @@ RowLookup = Callable[[NDArray[np.uint64]], Rows]
 """Catalogue rows of item hashes, -1 for unknown ones; any shape."""
 
 _STRATEGIES = Texts([b'"model"', b'"popularity"', b'"blend"'])
-_SIGNALS = Texts([b',"signal":"%b"' % signal.name.lower().encode() for signal in Signal])
-_BLOCK = 64
-"""Users whose vectors are gathered at a time: what is gathered stays in the processor's cache."""
+_SIGNALS = Texts([b"", *(b',"signal":"%b"' % signal.name.lower().encode() for signal in Signal)])
+_CONSTANTS, _NUMBER = 40, 40
+"""Bytes of a list's constants, and of a score with what is around it, at most."""
 
 
 def exclusions(positions: Rows, hashes: NDArray[np.uint64], rows_of: RowLookup) -> Rows:
@@ -37,10 +40,9 @@ def rank(scores: NDArray[np.float32], rows: Rows) -> tuple[NDArray[np.float32], 
 
     What scores -inf (excluded, withdrawn, unavailable) comes last, as row -1, and is not counted in the lengths.
     """
-    order = np.lexsort((rows, -scores), axis=-1)
-    scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-    dropped = np.isneginf(scores)
-    return scores, np.where(dropped, -1, rows), (~dropped).sum(axis=1)
+    scores, rows, lengths = scores.copy(), rows.copy(), np.empty(len(rows), np.int64)
+    ranking_kernels.rank(scores, rows, lengths)
+    return scores, rows, lengths
 
 
 def because(recent: Rows, recommended: Rows, vectors: NDArray[np.float32]) -> Rows:
@@ -53,19 +55,7 @@ def because(recent: Rows, recommended: Rows, vectors: NDArray[np.float32]) -> Ro
     if not len(vectors) or not recent.size or not recommended.size:
         return np.full(recommended.shape, -1, np.int64)
     best = np.empty(recommended.shape, np.int64)
-    gathered = np.empty((_BLOCK, recent.shape[1], vectors.shape[1]), vectors.dtype)
-    for start in range(0, len(recent), _BLOCK):
-        past, wanted = recent[start : start + _BLOCK], recommended[start : start + _BLOCK]
-        past_vectors = np.take(vectors, past, axis=0, out=gathered[: len(past)], mode="clip")
-        support = vectors[wanted] @ past_vectors.swapaxes(1, 2)
-        support += np.where(past < 0, np.float32(-np.inf), np.float32(0))[:, None, :]
-        same = past[:, None, :] == wanted[:, :, None]
-        if same.any():
-            support[same] = -np.inf
-        choice = support.argmax(axis=2)
-        none = np.isneginf(np.take_along_axis(support, choice[:, :, None], 2)[:, :, 0])
-        none |= wanted < 0
-        best[start : start + _BLOCK] = np.where(none, -1, np.take_along_axis(past, choice, 1))
+    ranking_kernels.because(fixed(recent), fixed(recommended), fixed(vectors), best)
     return best
 
 
@@ -105,7 +95,7 @@ class ItemTexts:
 
 
 def recommendations(
-    scores: NDArray[np.float32],
+    scores: NDArray[np.floating],
     rows: Rows,
     reasons: Rows,
     usable: NDArray[np.bool_],
@@ -119,16 +109,18 @@ def recommendations(
     reasons (n, k): catalogue rows, -1 for none; usable (n,): whether the model ranked, else popularity did.
     signals (n, k): numbers of `Signal` of blended lists, and the name of the weights that they were made with.
     """
-    kept = rows >= 0
-    lists = elements(
-        commas(kept),
-        items.item(rows),
-        np.where(kept[..., None], decimal(np.where(kept, scores, 0)), np.uint8(0)),
-        items.reason(np.where(kept, reasons, -1)),
-        *([] if signals is None else [_SIGNALS(np.where(kept, signals, -1))]),
-        where(kept, b"}"),
+    item, reason = items.item(rows), items.reason(reasons)
+    if weights is None:
+        strategies, strategy = _STRATEGIES, np.where(usable, 0, 1)
+    else:
+        strategies = Texts([b'"blend","weights":' + msgspec.json.encode(weights)])
+        strategy = np.zeros(stamp.n, np.int64)
+    signal = np.empty((stamp.n, 0), np.int64) if signals is None else np.ascontiguousarray(signals + 1)
+    numbers = (strategy, scores.astype(np.float64), item, reason, signal)
+    tables = (strategies.table, items.item.texts.table, items.reason.texts.table, _SIGNALS.table)
+    longest = items.item.texts.longest + items.reason.texts.longest + _SIGNALS.longest + _NUMBER
+    return written(
+        stamp.n,
+        stamp.longest + strategies.longest + rows.shape[1] * longest + _CONSTANTS,
+        lambda out, ends, first: write_recommendations(out, ends, first, stamp.arrays, *numbers, *tables),
     )
-    strategy = _STRATEGIES(np.where(usable, 0, 1) if weights is None else np.full(len(rows), 2))
-    named = b"" if weights is None else b',"weights":' + msgspec.json.encode(weights)
-    parts = [*stamp.first, b',"strategy":', strategy, named + b',"items":[', lists, b"]", *stamp.last]
-    return write(stamp.n, parts)

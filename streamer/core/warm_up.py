@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from streamer.core import absorb_kernels, counts_kernels, interests_kernels, window_kernels
+from streamer.core import (
+    absorb_kernels,
+    counts_kernels,
+    interests_kernels,
+    json_kernels,
+    ranking_kernels,
+    window_kernels,
+)
 from streamer.core.signals import warm_up as signals
+
+KERNELS = (
+    absorb_kernels,
+    counts_kernels,
+    interests_kernels,
+    json_kernels,
+    ranking_kernels,
+    window_kernels,
+    signals,
+)
 
 
 def warm_up() -> None:
     """Takes seconds where there is no cache yet; blocking."""
-    for kernels in (absorb_kernels, counts_kernels, interests_kernels, window_kernels, signals):
-        kernels.warm_up()
+    for each in KERNELS:
+        each.warm_up()

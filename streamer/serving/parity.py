@@ -21,7 +21,7 @@ FILE_OF = {
     "steps": "gru_steps.onnx",
     "replay": "gru_replay.onnx",
     "query": "query.onnx",
-    "score": "scorer.onnx",
+    "score": "product.onnx",
     "heads": "heads.onnx",
     "tower": "item_tower.onnx",
     "encode": "encoder.onnx",
