@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from streamer.core.user_state import Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.transport.consumer import Run
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 REFRESHED_AT_ONCE = 2000
 """Users whose refreshes, once put off, are made in one go: what is in memory at a time."""
@@ -76,12 +76,14 @@ class Ingest:
         self._champion, self._reader, self._batcher, self._recommend = champion, reader, batcher, recommend
 
     # ------------------------------------------------------------------ on the event loop
-    async def prepare(self, run: Run) -> DecodedRun:
+    def prepare(self, run: Run) -> DecodedRun | Awaitable[DecodedRun]:
         decoded = self.decode(run)
-        if decoded.text_at:
-            texts = [decoded.events[i].text or "" for i in decoded.text_at]
-            telemetry.ENCODER_TEXTS.labels("event").inc(len(texts))
-            decoded.text_content = await self._batcher.encode(texts, Priority.EVENT)
+        return self._with_texts(decoded) if decoded.text_at else decoded
+
+    async def _with_texts(self, decoded: DecodedRun) -> DecodedRun:
+        texts = [decoded.events[i].text or "" for i in decoded.text_at]
+        telemetry.ENCODER_TEXTS.labels("event").inc(len(texts))
+        decoded.text_content = await self._batcher.encode(texts, Priority.EVENT)
         return decoded
 
     def decode(self, run: Run) -> DecodedRun:
