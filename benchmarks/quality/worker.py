@@ -29,7 +29,7 @@ from streamer.serving.micro_batcher import MicroBatcher
 from streamer.serving.model import Model
 from streamer.settings import Settings
 from streamer.transport.consumer import Record, Run
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 TOPIC = "events"
 BATCH = 256
