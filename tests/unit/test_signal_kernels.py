@@ -11,16 +11,27 @@ from streamer.core.signals import (
     SignalOptions,
     Signals,
     blend_kernels,
+    context_kernels,
     count_kernels,
     edge_kernels,
     feature_kernels,
+    half_kernels,
     pool_kernels,
     warm_up,
 )
-from streamer.core.signals.feature_kernels import logarithms
+from streamer.core.signals.context_kernels import products
+from streamer.core.signals.feature_kernels import _logarithms
+from streamer.core.signals.half_kernels import narrow, widen
 
-KERNELS = (blend_kernels, count_kernels, edge_kernels, feature_kernels, pool_kernels)
-MODULES = [module.__name__ for module in KERNELS]
+KERNELS = (
+    blend_kernels,
+    context_kernels,
+    count_kernels,
+    edge_kernels,
+    feature_kernels,
+    half_kernels,
+    pool_kernels,
+)
 
 
 def specialisations() -> dict[str, int]:
@@ -76,5 +87,32 @@ def test_logarithms_are_logarithms() -> None:
     values = np.concatenate([np.exp(rng.uniform(-80, 80, 5_000)), [1.0, 0.70710677, 0.7071068, 2.0]])
     values = values.astype(np.float32)
     expected = np.log(values.astype(np.float64)) * 0.5
-    logarithms(values, np.float32(0.5), np.zeros(len(values), np.int32))
+    _logarithms(values, np.float32(0.5), np.zeros(len(values), np.int32))
     assert values == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_halves_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(-18, 11, (3, 4, 500))) * rng.choice([-1, 0, 1], (3, 4, 500))
+    values, at = sizes.astype(np.float32), np.array([4, 0, 2])
+    halves = np.zeros((5, 4, 510), np.float16)
+    narrow(values, at, halves.view(np.int16))
+    assert (halves[at, :, :500] == values.astype(np.float16)).all()
+    back = np.empty((3, 4, 510), np.float32)
+    widen(halves.view(np.int16), at, back)
+    assert (back == halves[at].astype(np.float32)).all()
+
+
+def test_products_are_those_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    query, vectors = rng.random((4, 21)).astype(np.float32), rng.random((6, 21)).astype(np.float32)
+    bias = np.array([0.5, -np.inf, 1, 0, 2, 3], np.float32)
+    row, at = np.array([3, -1, 5, 0, 1]), np.array([2, 0])
+    item = np.array([[0, 4, -1], [1, 2, 3]])
+    out = np.full((2, 3), 9, np.float32)
+    products(query, at, item, row, vectors, bias, out)
+    expected = [
+        [query[2] @ vectors[3], query[2] @ vectors[1], 0],
+        [0, query[0] @ vectors[5] + 3, query[0] @ vectors[0] + 0.5],
+    ]
+    assert out == pytest.approx(np.array(expected), rel=1e-5)
