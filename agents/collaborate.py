@@ -13,6 +13,7 @@ from streamer.core.columns import EventColumns
 from streamer.core.event_types import EventTypes
 from streamer.core.hashing import event_hash
 from streamer.core.signals import Contexts, Extra, Ranked
+from streamer.core.signals.context_kernels import products
 from streamer.core.signals.exploration import explored
 from streamer.core.signals.features import Signal
 from streamer.core.signals.history import NONE
@@ -165,16 +166,16 @@ class Collaborate:
 
     def model(self, champion: Champion, gru: F32, excluded: Rows) -> Extra:
         """What the GRU says to n users; excluded (M, 2): pairs of (user, catalogue row)."""
-        _, best = champion.score(gru, excluded, min(MODEL_ITEMS, max(len(champion.catalogue.ids), 1)))
-        number = self.shared.numbers.rows(champion.catalogue.hashes)
-        query, rows = champion.model.query(gru), self.rows_of(champion)[0]
         catalogue = champion.catalogue
+        _, best = champion.score(gru, excluded, min(MODEL_ITEMS, max(len(catalogue.ids), 1)))
+        query, rows = champion.model.query(gru), self.rows_of(champion)[0]
+        number = np.full(len(catalogue.bias), NONE, np.int64)
+        listed = np.flatnonzero(rows >= 0)
+        number[rows[listed]] = listed
 
         def score(at: Rows, items: Rows) -> F32:
-            theirs = np.where(items >= 0, rows[np.maximum(items, 0)], 0)
-            known = np.isfinite(catalogue.bias[theirs])
-            bias = np.where(known, catalogue.bias[theirs], np.float32(0))
-            said: F32 = np.einsum("bd,bcd->bc", query[at], catalogue.vectors[theirs]) + bias
+            said = np.empty(items.shape, np.float32)
+            products(query, at, items, rows, catalogue.vectors, catalogue.bias, said)
             return said
 
         return Extra(np.where(best >= 0, number[best], NONE), score)

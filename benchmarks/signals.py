@@ -2,7 +2,8 @@
 
 No model and no Kafka: `core.signals` over the log in time order, ties shuffled with the seed. The first 80 % are absorbed, the
 blend learns on them (and `--steps` in all, rehearsing); each later event is judged before anything of its batch of 64 is
-absorbed, then learned from. The baselines are those of `benchmarks.quality`, asked at the moment of each event.
+absorbed, then learned from. The baselines are those of `benchmarks.quality`, asked at the moment of each event. Costs are
+processor time, after the kernels were compiled; `ranking_N_users` is one call for N users, a median.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from benchmarks.quality.judging import rank_of
 from benchmarks.quality.log import Log, Source, load
 from benchmarks.quality.metrics import gains, paired_bootstrap
 from streamer.core.signals import SINGLES, Contexts, Histories, SignalOptions, Signals
+from streamer.core.warm_up import warm_up
 
 Rows = NDArray[np.int64]
 
 TRAINING_SHARE, LEARN_FROM, BATCH, K = 0.8, 0.2, 64, 10
 """Shares of the log: before the cut; after which the blend begins to learn."""
+CALLS, ROUNDS = (1, 8, 64, 512), 15
+"""Users of a call whose cost is measured, and how often."""
 
 
 @dataclass
@@ -45,12 +49,21 @@ class Taken:
             mine.append(taken)
         return np.array(pairs if self.mask else [], np.int64).reshape(-1, 2)
 
+    def of(self, user: Rows) -> Rows:
+        """Pairs (M, 2) of (place in user (n,), item taken)."""
+        pairs = [(at, item) for at, each in enumerate(user.tolist()) for item in self.items[each]]
+        return np.array(pairs if self.mask else [], np.int64).reshape(-1, 2)
+
 
 @dataclass
 class Judged:
     blend: list[Rows] = field(default_factory=list)
     singles: list[Rows] = field(default_factory=list)
-    seconds: float = 0.0
+    ranking_s: float = 0.0
+    judging_s: float = 0.0
+    absorbing_s: float = 0.0
+    calls_s: dict[int, float] = field(default_factory=dict)
+    """Of one call for so many users"""
 
 
 def stream(log: Log, cut: int, steps: int, budget: int) -> tuple[Judged, Signals]:
@@ -69,16 +82,35 @@ def stream(log: Log, cut: int, steps: int, budget: int) -> tuple[Judged, Signals
             _judge(signals, past, item, excluded, judged)
         elif first >= LEARN_FROM * n:
             signals.learn(past, item, excluded)
+        started = time.process_time()
         signals.absorb(past, item, np.ones(last - first), when)
+        judged.absorbing_s += time.process_time() - started
         histories.add(user, item, when)
+    _measure_calls(signals, histories, taken, log, judged)
     return judged, signals
+
+
+def _measure_calls(signals: Signals, histories: Histories, taken: Taken, log: Log, judged: Judged) -> None:
+    """Lists for the users of the last events."""
+    user, now_ms = log.user[-max(CALLS) :], np.full(max(CALLS), log.time_ms[-1])
+    for users in CALLS:
+        past = histories.of(user[-users:], now_ms[: len(user[-users:])])
+        excluded = taken.of(user[-users:])
+        seconds = []
+        for _ in range(ROUNDS):
+            started = time.process_time()
+            signals.rank(past, K, excluded)
+            seconds.append(time.process_time() - started)
+        judged.calls_s[users] = float(np.median(seconds))
 
 
 def _judge(signals: Signals, past: Contexts, item: Rows, excluded: Rows, judged: Judged) -> None:
     started = time.process_time()
     signals.rank(past, K, excluded)
-    judged.seconds += time.process_time() - started
+    ranked = time.process_time()
     found = signals.judge(past, item, excluded)
+    judged.ranking_s += ranked - started
+    judged.judging_s += time.process_time() - ranked
     judged.blend.append(found.blend)
     judged.singles.append(found.singles)
 
@@ -99,6 +131,7 @@ def baselines(log: Log, cut: int) -> dict[str, Rows]:
 
 
 def measure(log: Log, steps: int, budget: int) -> dict[str, Figure]:
+    warm_up()
     cut = log.split(TRAINING_SHARE)
     judged, signals = stream(log, cut, steps, budget)
     blend, singles = np.concatenate(judged.blend), np.concatenate(judged.singles)
@@ -116,7 +149,13 @@ def measure(log: Log, steps: int, budget: int) -> dict[str, Figure]:
     figures["blend_over_best_baseline"] = Figure.of([ours / max(values[best], 1e-9)], "ratio", 1.10)
     figures["blend_minus_best_baseline_low"] = Figure.of([low], "share", 0.0)
     figures["blend_minus_best_baseline_high"] = Figure.of([high], "share")
-    figures["ranking"] = Figure.of([judged.seconds / len(blend) * 1e6], "µs/user", 60.0)
+    figures["ranking"] = Figure.of([judged.ranking_s / len(blend) * 1e6], "µs/user", 60.0)
+    figures["judging"] = Figure.of([judged.judging_s / len(blend) * 1e6], "µs/event")
+    figures["absorbing"] = Figure.of([judged.absorbing_s / len(log) * 1e6], "µs/event", 10.0)
+    figures |= {
+        f"ranking_{users}_users": Figure.of([seconds * 1e6], "µs")
+        for users, seconds in judged.calls_s.items()
+    }
     figures["edges"] = Figure.of([len(signals.edges)], "edges")
     figures["safeguard_falls"] = Figure.of([signals.safeguard.falls], "times")
     figures["judged_events"] = Figure.of([len(blend)], "events")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.core.signals import Histories, SignalOptions, Signals
+from streamer.core.signals import Contexts, Histories, SignalOptions, Signals
 from streamer.core.signals.edges import Column, Edges
 from streamer.core.signals.item_counts import ItemCounts
 
@@ -62,6 +62,10 @@ def test_any_cut_into_batches_gives_the_same_counts(events: list[Event], cuts: l
     assert mine.keys() == theirs.keys()
     for key, each in mine.items():
         assert each == pytest.approx(theirs[key], rel=1e-4)
+    past = Contexts(np.arange(12).reshape(4, 3), np.full((4, 3), 390), np.full(4, 400), np.full(4, 3))
+    lists, others = whole.rank(past, 6), cut.rank(past, 6)
+    assert (lists.item == others.item).all()
+    assert (lists.score == others.score).all()
 
 
 @given(EVENTS.map(lambda events: sorted(events, key=lambda e: e[2])))

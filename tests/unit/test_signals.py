@@ -139,7 +139,7 @@ def test_gradients_are_those_of_the_loss() -> None:
     rng = np.random.default_rng(3)
     blend = Blend(4, 0.01, 1)
     blend.weights["outer"] = rng.standard_normal(4).astype(np.float32)
-    x, context = rng.random((FEATURES, 3, 5)).astype(np.float32), rng.random((CONTEXT, 3)).astype(np.float32)
+    x, context = rng.random((3, FEATURES, 5)).astype(np.float32), rng.random((3, CONTEXT)).astype(np.float32)
     there, target = np.ones((3, 5), bool), rows(0, 4, 2)
 
     def loss() -> float:

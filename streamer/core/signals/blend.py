@@ -56,16 +56,17 @@ class Blend:
 
     @staticmethod
     def _forward(w: dict[str, F32], x: F32, context: F32) -> tuple[F32, F32]:
-        _, users, wide = x.shape
-        flat = x.reshape(FEATURES, users * wide)
-        hidden = (w["inner"] @ flat).reshape(-1, users, wide)
-        hidden += (w["context"] @ context + w["bias"][:, None])[:, :, None]
+        """Scores (B, C), and what goes out of the hidden units (B, J, C). A product per event: its features stay in the cache."""
+        hidden: F32 = w["inner"] @ x
+        hidden += (context @ w["context"].T + w["bias"])[:, :, None]
         np.maximum(hidden, 0, out=hidden)
-        score = w["linear"] @ flat + w["outer"] @ hidden.reshape(-1, users * wide)
-        return score.reshape(users, wide), hidden
+        score: F32 = (w["linear"] @ x) + (w["outer"] @ hidden)
+        return score, hidden
 
     def learn(self, x: F32, context: F32, there: NDArray[np.bool_], target: NDArray[np.int64]) -> float:
-        """One step on B events: candidates that are there (B, C), place of the taken one (B,). Returns the mean loss, nats."""
+        """One step on B events: features (B, F, C), context (B, D), candidates that are there (B, C), place of the taken one
+        (B,). Returns the mean loss, nats.
+        """
         score, hidden = self._forward(self.weights, x, context)
         score = np.where(there, score, -np.inf)
         score -= score.max(axis=1, keepdims=True)
@@ -79,16 +80,15 @@ class Blend:
         return loss
 
     def _gradients(self, x: F32, context: F32, slope: F32, hidden: F32) -> dict[str, F32]:
-        flat = x.reshape(FEATURES, -1)
-        active = (hidden > 0) * self.weights["outer"][:, None, None]
-        back = active * slope
-        of_user = back.sum(axis=2)  # (J, B)
+        back = (hidden > 0) * slope[:, None, :]
+        inner = (back @ x.transpose(0, 2, 1)).sum(axis=0)
+        of_user = back.sum(axis=2) * self.weights["outer"]  # (B, J)
         return {
-            "linear": flat @ slope.reshape(-1),
-            "outer": hidden.reshape(len(hidden), -1) @ slope.reshape(-1),
-            "inner": back.reshape(len(back), -1) @ flat.T,
-            "context": of_user @ context.T,
-            "bias": of_user.sum(axis=1),
+            "linear": (x @ slope[:, :, None])[:, :, 0].sum(axis=0),
+            "outer": (hidden @ slope[:, :, None])[:, :, 0].sum(axis=0),
+            "inner": inner * self.weights["outer"][:, None],
+            "context": of_user.T @ context,
+            "bias": of_user.sum(axis=0),
         }
 
     def _step(self, gradients: dict[str, F32]) -> None:

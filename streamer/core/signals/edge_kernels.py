@@ -27,21 +27,16 @@ NEXT, SOON, TOGETHER, SESSION = 0, 1, 2, 3
 USED, EDGES, EVICTED = 0, 1, 2
 """Places of a tally: entries of the arena that were ever given out, edges in all, edges dropped from full lists."""
 SMALLEST = 4
-_STRIDE = 64
 
 
 @compiled
 def _place(target: Ints, first: int, size: Any, wanted: int) -> Any:
-    """Where in a list an item is, NONE if nowhere."""
-    for block in range(0, size, _STRIDE):
-        found = np.int32(NONE)
-        last = min(_STRIDE, size - block)
-        for at in range(last):
-            hit = np.int32(at) if target[first + block + at] == wanted else np.int32(NONE)
-            found = max(found, hit)
-        if found >= 0:
-            return block + found
-    return np.int64(NONE)
+    """Where in a list an item is, NONE if nowhere. No early end: the whole list is compared sixteen at a time."""
+    theirs, item = target[first : first + size], np.int32(wanted)
+    place = np.int32(0)
+    for at in range(size):
+        place |= np.int32(at + 1) if theirs[at] == item else np.int32(0)
+    return np.int64(place) - 1
 
 
 @compiled

@@ -157,7 +157,12 @@ class Edges:
                 return
 
     def _enlarge(self, reserve: int) -> None:
-        more = max(len(self.target) // 4, 2 * reserve)
+        """Room for another event; what lists left when they moved is collected first."""
+        if 4 * int(self._room.sum()) < 3 * int(self._tally[kernels.USED]):
+            self._repack(np.ones(len(self.target), np.bool_))
+        more = max(
+            int(self._tally[kernels.USED]) // 4 - (len(self.target) - int(self._tally[kernels.USED])), reserve
+        )
         self.target = np.append(self.target, np.zeros(more, np.int32))
         self.weight = np.concatenate([self.weight, np.zeros((more, COLUMNS), np.float32)])
 

@@ -37,7 +37,7 @@ _ROOT_HALF = np.int32(np.float32(math.sqrt(0.5)).view(np.int32))
 
 
 @compiled
-def logarithms(values: F32, scale: Any, exponent: Ints) -> None:
+def _logarithms(values: F32, scale: Any, exponent: Ints) -> None:
     """values (n,), positive and normal → their natural logarithms times `scale`, in place, to 2e-7; exponent (≥ n,) is used.
 
     x = m 2^e with m in [√½, √2), and ln m = 2 artanh s for s = (m - 1) / (m + 1), |s| < 0.172, as a series up to s^9.
@@ -117,8 +117,8 @@ def described(
                 rows[2 * h + 1, at] = np.float32(each * to_top[h])
             rows[8, at] = np.float32(count[other, ever]) + _ONE
         for h in range(HALF_LIVES):
-            logarithms(rows[2 * h, :m], LOG_SCALE, exponent)
-        logarithms(rows[8, :m], EVENTS, exponent)
+            _logarithms(rows[2 * h, :m], LOG_SCALE, exponent)
+        _logarithms(rows[8, :m], EVENTS, exponent)
         f = 2 * HALF_LIVES + 1
         for kind in range(KINDS):
             part = _ONE / max(highest[user, kind], _TINY)
@@ -126,7 +126,7 @@ def described(
             for at in range(m):
                 rows[f, at] = said[at] * _STEEP + _ONE
                 rows[f + 1, at] = said[at] * part
-            logarithms(rows[f, :m], LOG_SCALE, exponent)
+            _logarithms(rows[f, :m], LOG_SCALE, exponent)
             f += 2
         any_taken = False
         for row in range(f, f + 5):
@@ -151,7 +151,7 @@ def described(
                 rows[f + end, at] = since + _ONE if times[end, other] != NEVER else _ONE
             rows[f + 2, at] = rows[2, at] - rows[4, at]
         for end in range(2):
-            logarithms(rows[f + end, :m], TICKS, exponent)
+            _logarithms(rows[f + end, :m], TICKS, exponent)
         for at in range(m):
             if times[0, mine[at]] == NEVER:
                 rows[f, at] = 1

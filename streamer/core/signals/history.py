@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.signals.context_kernels import sessions
+
 Rows = NDArray[np.int64]
 NONE = -1
 
@@ -35,20 +37,19 @@ class Contexts:
 
     def plain(self) -> Contexts:
         """As kernels take them: contiguous, and not read-only."""
-        return Contexts(*(np.require(each, np.int64, ["C", "W"]) for each in self._all()))
-
-    def _all(self) -> tuple[Rows, ...]:
-        return self.item, self.time_ms, self.now_ms, self.length
+        fields = self.item, self.time_ms, self.now_ms, self.length
+        if all(
+            each.flags.c_contiguous and each.flags.writeable and each.dtype == np.int64 for each in fields
+        ):
+            return self
+        return Contexts(*(np.require(each, np.int64, ["C", "W"]) for each in fields))
 
     def session(self, gap_ms: int) -> Rows:
         """(n,) how many of the last items belong to the session that is still going on: no pause longer than `gap_ms`."""
-        width = self.item.shape[1]
-        if not width:
-            return np.zeros(len(self), np.int64)
-        later = np.concatenate([self.now_ms[:, None], self.time_ms[:, :-1]], axis=1)
-        goes_on = (self.item != NONE) & (later - self.time_ms <= gap_ms)
-        lasting: Rows = np.logical_and.accumulate(goes_on, axis=1).sum(axis=1)
-        return lasting
+        length = np.zeros(len(self), np.int64)
+        plain = self.plain()
+        sessions(plain.item, plain.time_ms, plain.now_ms, gap_ms, length)
+        return length
 
 
 class Histories:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamer.core.signals.blend import Blend
 from streamer.core.signals.features import CONTEXT, FEATURES
+from streamer.core.signals.half_kernels import narrow, widen
 
 F32 = NDArray[np.float32]
 STEP_EVENTS = 32
@@ -33,7 +34,8 @@ class Replay:
         self._grow(int(at.max(initial=-1)) + 1)
         wide = x.shape[2]
         self._there[at] = False
-        self._x[at, :, :wide], self._context[at] = x, context
+        narrow(x, at, self._x.view(np.int16))
+        self._context[at] = context
         self._there[at, :wide], self._target[at] = there, target
         self.seen += len(target)
 
@@ -52,5 +54,6 @@ class Replay:
         if not filled:
             return float("nan")
         at = self._rng.integers(0, filled, STEP_EVENTS)
-        x = np.ascontiguousarray(self._x[at].transpose(1, 0, 2), dtype=np.float32)
-        return blend.learn(x, np.ascontiguousarray(self._context[at].T), self._there[at], self._target[at])
+        x = np.empty((STEP_EVENTS, *self._x.shape[1:]), np.float32)
+        widen(self._x.view(np.int16), at, x)
+        return blend.learn(x, self._context[at], self._there[at], self._target[at])

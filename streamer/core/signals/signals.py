@@ -191,7 +191,7 @@ class Signals:
         past = past.plain()
         if excluded is None:
             excluded = np.zeros((0, 2), np.int64)
-        elif len(excluded):
+        elif (excluded[1:, 0] < excluded[:-1, 0]).any():
             excluded = excluded[np.argsort(excluded[:, 0], kind="stable")]
         whose, which = excluded[:, 0], np.ascontiguousarray(excluded[:, 1])
         bounds = np.searchsorted(whose, np.arange(len(past) + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamer.core.signals.context_kernels import products
 from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.lists import Extra
 from streamer.core.signals.options import SignalOptions
@@ -30,5 +31,9 @@ def warm_up() -> None:
     contexts = Contexts(past, np.zeros_like(past), clock, clock)
     said = Extra(item[:, None], lambda at, items: np.zeros(items.shape, np.float32))
     signals.absorb(contexts, item, np.ones(len(item)), clock)
-    signals.judge(contexts, item, np.zeros((1, 2), np.int64), {"gru": said})
+    signals.judge(contexts, item, None, {"gru": said})
     signals.rank(contexts, 1, np.zeros((1, 2), np.int64), {"gru": said})
+    query, vectors, bias = np.zeros((1, 8), np.float32), np.zeros((1, 8), np.float32), np.zeros(1, np.float32)
+    vectors.flags.writeable = bias.flags.writeable = False  # as a catalogue's are
+    zero = np.zeros(1, np.int64)
+    products(query, zero, zero[:, None], zero, vectors, bias, np.zeros((1, 1), np.float32))
