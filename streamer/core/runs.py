@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
 
-_TIME_BITS = 43
-"""Times are below 2^43 ms (the year 2248), so a run's number fits above them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Runs:
@@ -36,9 +33,10 @@ class Runs:
         starts = np.flatnonzero(new)
         return cls(order, starts, np.diff(starts, append=len(user)), ordered[starts])
 
-    def any(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(U,): whether one of the run's events has the flag (n,), given in the runs' order."""
-        return np.logical_or.reduceat(flags, self.starts) if len(flags) else np.zeros(0, np.bool_)
+    @property
+    def bounds(self) -> Rows:
+        """(U + 1,): where the runs start, and where the last one ends."""
+        return np.append(self.starts, len(self.order))
 
     def before(self, first: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
         """The value before each event (n,): the event's before in its run, at the beginning the run's `first` (U,)."""
@@ -46,13 +44,6 @@ class Runs:
         shifted[1:] = values[:-1]
         shifted[self.starts] = first
         return shifted
-
-    def highest_before(self, first: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The highest time (n,) before each event in its run, the run's `first` (U,) counted in; none below 0."""
-        number = np.repeat(np.arange(len(self.starts)), self.lengths) << _TIME_BITS
-        highest = np.maximum.accumulate(number + self.before(first, times).clip(0))
-        result: NDArray[np.int64] = highest - number
-        return result
 
     def rounds(self) -> Iterator[tuple[int, Rows]]:
         """How many users' runs have an r-th event, and where it lies in the runs' order: users by falling length (see

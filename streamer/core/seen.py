@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.runs import Rows
 from streamer.core.state_records import CHUNK_HASHES, CHUNK_PREFIXES, CHUNK_RING, decode_chunks, encode_chunk
-from streamer.core.window import Read, Rows
+from streamer.core.window import Read
 
 _CHUNK_BYTES = 8 * CHUNK_HASHES
 _COUNT_LIMIT = 1 << 16

@@ -191,6 +191,18 @@ def decode_segments(values: Sequence[bytes | None], spare: int) -> NDArray[np.vo
     return pool
 
 
+def place_of(dtype: np.dtype[Any], field: str) -> int:
+    """Bytes before the field in a packed record."""
+    fields = dtype.fields
+    assert fields is not None
+    return fields[field][1]
+
+
+def packed(records: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The bytes (n, size) of contiguous records (n,), shared with them."""
+    return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
+
+
 def encode_chunk(hashes: bytes, offset: int) -> bytes:
     """Seen chunk of the packed u8 hashes, last changed by the event at source offset `offset`."""
     return _CHUNK_HEADER.pack(SCHEMA, ord("c"), offset, len(hashes) // 8) + hashes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamer.core import interests
 from streamer.core.interests import Decay
-from streamer.core.window import Rows
+from streamer.core.runs import Rows
 
 
 class StateView:

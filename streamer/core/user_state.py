@@ -1,8 +1,7 @@
 """The states of a batch of users, as arrays: load them, absorb events, take what changed.
 
-One event per user and call (a *round*, see columns.rounds), so every step is one array operation over the round's users and
-each user's events are still applied one by one in their order. How a history is cut into batches therefore leaves no trace
-in the records, and an offset that was applied before changes nothing.
+Each user's events are applied one by one in their order, by kernels. How a history is cut into batches therefore leaves no
+trace in the records, and an offset that was applied before changes nothing.
 
 Axes: U users of the batch, n users of a round or a question, given as rows into the batch.
 """
@@ -17,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core import interests
-from streamer.core.columns import EventColumns, rounds
+from streamer.core.absorb_kernels import CURSOR, EVENT
+from streamer.core.columns import EventColumns
 from streamer.core.event_types import EventTypes
 from streamer.core.interests import Decay
 from streamer.core.rolling_counts import RollingCounts
-from streamer.core.runs import Runs
+from streamer.core.runs import Rows, Runs
 from streamer.core.seen import SeenChunks
 from streamer.core.state_records import ENTRY, HEAD_PREFIX, applied, decode_heads, head_key, segment_slots
 from streamer.core.state_view import StateView
-from streamer.core.window import BehaviourWindows, Read, Rows
+from streamer.core.window import BehaviourWindows, Read
 
 __all__ = ["ENTRY", "Outcome", "StateView", "UserStates", "applied", "head_key"]
 
@@ -126,106 +126,42 @@ class UserStates:
         return len(self.heads)
 
     def absorb(self, users: Rows, events: EventColumns) -> NDArray[np.uint8]:
-        """One event for each of `users` (n,), which are distinct; `events` has n rows. Returns Outcome codes (n,)."""
-        heads = self.heads
-        outcome = self._judge(users, events)
-        fresh = outcome != Outcome.REPLAYED
-        if not fresh.all():
-            users_fresh = users[fresh]
-            heads["applied"][users_fresh] = events.offset[fresh]
-            self._touched[users_fresh] = True
-        else:
-            heads["applied"][users] = events.offset
-            self._touched[users] = True
-        accepted = outcome == Outcome.APPLIED
-        if accepted.all():
-            self._apply(users, events)
-        else:
-            heads["late"][users[outcome == Outcome.LATE]] += 1
-            heads["duplicates"][users[outcome == Outcome.DUPLICATE]] += 1
-            rows = np.flatnonzero(accepted)
-            if rows.size:
-                self._apply(users[rows], events.take(rows))
+        """Events (n,) of `users` (n,), each user's in source order, as if they came one by one. Outcome codes (n,)."""
+        if not len(users):
+            return np.zeros(0, np.uint8)
+        runs, heads = Runs.of(users), self.heads
+        cursors = np.empty(len(runs.users), CURSOR)
+        for name in CURSOR.names or ():
+            cursors[name] = heads[name][runs.users]
+        judged, entries = np.empty(len(events), EVENT), np.empty(len(events), ENTRY)
+        for name in EVENT.names or ():
+            judged[name] = getattr(events, name)[runs.order]
+        for name in ENTRY.names or ():
+            entries[name] = getattr(events, name)[runs.order]
+        ordered = self.windows.absorb(runs, cursors, judged, entries, self._grace_ms)
+        for name in CURSOR.names or ():
+            heads[name][runs.users] = cursors[name]
+        self._remember_fallen()
+        self._touched[users[runs.order[ordered != Outcome.REPLAYED]]] = True
+        rows = runs.order[ordered == Outcome.APPLIED]
+        if rows.size:
+            self._counts.add(users[rows], events.time[rows], events.type[rows])
+            self._add_interests(users[rows], events, rows)
+        outcome = np.empty_like(ordered)
+        outcome[runs.order] = ordered
         return outcome
 
     def absorb_all(self, events: EventColumns) -> NDArray[np.uint8]:
-        """Any events (n,) in source order, as if they were absorbed one by one. Returns Outcome codes (n,).
+        """Any events (n,) in source order. Returns Outcome codes (n,)."""
+        return self.absorb(events.user, events)
 
-        Users of whom no event is replayed, late or a duplicate have theirs applied at once; the others', in rounds.
-        """
-        runs = Runs.of(events.user)
-        if len(runs.users) == len(events):
-            return self.absorb(events.user, events)
-        outcome = np.full(len(events), Outcome.APPLIED, np.uint8)
-        ordered = events.take(runs.order)
-        plain = self._plain(runs, ordered)
-        in_plain = np.repeat(plain, runs.lengths)
-        rest = np.sort(runs.order[~in_plain])
-        for at in rounds(events.user[rest]):
-            rows = rest[at]
-            outcome[rows] = self.absorb(events.user[rows], events.take(rows))
-        if plain.all():
-            self._apply_runs(runs, ordered)
-        elif plain.any():
-            kept = ordered.take(np.flatnonzero(in_plain))
-            self._apply_runs(Runs.of(kept.user), kept)
-        return outcome
-
-    def _plain(self, runs: Runs, events: EventColumns) -> NDArray[np.bool_]:
-        """(U,): the users whose events, given in the runs' order, are all to be applied."""
-        heads, users = self.heads, runs.users
-        odd = events.offset <= runs.before(heads["applied"][users], events.offset)
-        watermark = runs.highest_before(heads["watermark"][users], events.time)
-        odd |= events.time < watermark - self._grace_ms
-        odd |= self.windows.contains(events.user, events.event)
-        ids = events.user << 32 | events.event
-        by_id = np.argsort(ids, kind="stable")
-        odd[by_id[1:][ids[by_id[1:]] == ids[by_id[:-1]]]] = True
-        return ~runs.any(odd)
-
-    def _apply_runs(self, runs: Runs, events: EventColumns) -> None:
-        """`_apply` for whole runs; `events` in the runs' order."""
-        heads, users = self.heads, runs.users
-        last = runs.starts + runs.lengths - 1
-        heads["applied"][users] = events.offset[last]
-        self._touched[users] = True
-        self.windows.push_runs(users, runs.lengths, _entries(events), events.offset)
-        self._remember_fallen()
-        heads["last_time"][users] = events.time[last]
-        newest = np.maximum.reduceat(events.time, runs.starts)
-        heads["watermark"][users] = np.maximum(heads["watermark"][users], newest)
-        heads["version"][users] += runs.lengths
-        heads["usable"][users] += np.add.reduceat(events.known, runs.starts, dtype=np.uint32)
-        self._counts.add(events.user, events.time, events.type)
-        self._add_interests(events.user, events)
-
-    def _judge(self, users: Rows, events: EventColumns) -> NDArray[np.uint8]:
-        """Outcomes (n,), the first that holds: replayed, late, duplicate, applied."""
-        outcome = np.where(
-            self.windows.contains(users, events.event), np.uint8(Outcome.DUPLICATE), np.uint8(Outcome.APPLIED)
-        )
-        outcome[events.time < self.heads["watermark"][users] - self._grace_ms] = Outcome.LATE
-        outcome[events.offset <= self.heads["applied"][users]] = Outcome.REPLAYED
-        return outcome
-
-    def _apply(self, users: Rows, events: EventColumns) -> None:
-        heads = self.heads
-        self.windows.push(users, _entries(events), events.offset)
-        self._remember_fallen()
-        heads["last_time"][users] = events.time
-        heads["watermark"][users] = np.maximum(heads["watermark"][users], events.time)
-        heads["version"][users] += 1
-        heads["usable"][users] += events.known
-        self._counts.add(users, events.time, events.type)
-        self._add_interests(users, events)
-
-    def _add_interests(self, users: Rows, events: EventColumns) -> None:
-        """Events (n,) of `users` (n,), each user's in order."""
-        heads, labelled = self.heads, np.flatnonzero(events.labels.any(axis=1))
-        if not labelled.size:
+    def _add_interests(self, users: Rows, events: EventColumns, rows: Rows) -> None:
+        """The events `rows` (n,), by user and in their order."""
+        heads, labelled = self.heads, events.labels[rows].any(axis=1)
+        if not labelled.any():
             return
-        runs = Runs.of(users[labelled])
-        rows, users = labelled[runs.order], runs.users
+        rows, runs = rows[labelled], Runs.of(users[labelled])
+        users = runs.users
         heads["interests"][users], heads["interests_time"][users] = interests.add(
             heads["interests"][users],
             heads["interests_time"][users],
@@ -313,11 +249,3 @@ class UserStates:
             return positions, hashes
         old_positions, old_hashes = self._seen.items(users)
         return np.concatenate([positions, old_positions]), np.concatenate([hashes, old_hashes])
-
-
-def _entries(events: EventColumns) -> NDArray[np.void]:
-    """The events as the window keeps them: ENTRY (n,)."""
-    entries = np.empty(len(events), ENTRY)
-    entries["item"], entries["time"], entries["type"] = events.item, events.time, events.type
-    entries["value"], entries["event"] = events.value, events.event
-    return entries

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.absorb_kernels import SEAL, absorb
+from streamer.core.runs import Rows, Runs
 from streamer.core.state_records import (
     ENTRY,
     SCHEMA,
@@ -17,16 +19,17 @@ from streamer.core.state_records import (
     SEGMENT_EVENTS,
     SEGMENT_PREFIXES,
     decode_segments,
+    packed,
+    place_of,
     segment_slots,
 )
 from streamer.errors import StateError
 
-Rows = NDArray[np.int64]
 Read = Callable[[bytes], bytes | None]
 
 
 class BehaviourWindows:
-    """Windows of U users; `heads` is shared with the owner and changed in place (window, open, sealed, slots).
+    """Windows of U users; `heads` is shared with the owner and its `window` and `slots` are changed in place.
 
     Sealed segments lie in a pool in the order in which they came; `index` (U, slots) says which of them is in which ring
     slot, 0 being an empty segment. So a user with little history costs little.
@@ -38,7 +41,7 @@ class BehaviourWindows:
         self.window, self.slots = window, segment_slots(window)
         self._keys = keys
         self._open, self._open_n, self._sealed = heads["window"], heads["open"], heads["sealed"]
-        self._open_event = self._open["event"]
+        self._head_bytes, self._open_at = packed(heads), place_of(heads.dtype, "window")
         self.index = np.zeros((len(heads), self.slots), np.int64)
         self._dirty = np.zeros((len(heads), self.slots), np.bool_)
         self.fallen: list[tuple[int, NDArray[np.void], int]] = []
@@ -79,8 +82,6 @@ class BehaviourWindows:
     def _view_pool(self) -> None:
         self._entries = self._pool["entries"]
         self._item, self._type = self._entries["item"], self._entries["type"]
-        # Contiguous: every round looks for its event ids in it.
-        self._event = np.ascontiguousarray(self._entries["event"])
 
     def _resize(self, heads: NDArray[np.void], user: int, rows: Rows) -> None:
         """Moves the user's segments (pool rows, oldest first) into a ring of another size, numbered anew from 0."""
@@ -95,86 +96,57 @@ class BehaviourWindows:
         self._pool["applied"][kept] = heads["applied"][user]
         self._dirty[user, : len(kept)] = True
 
-    def contains(self, users: Rows, events: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Is the event-id hash (n,) among the last `window` events of its user (n,)?"""
-        opened = self._open_event[users] == events[:, None]
-        if self.window < SEGMENT_EVENTS:
-            opened &= self._open_n[users, None].astype(np.int64) - np.arange(SEGMENT_EVENTS) <= self.window
-        hit: NDArray[np.bool_] = opened.any(axis=1)
-        sealed = self._event[self.index[users]] == events[:, None, None]
-        if sealed.any():
-            who, slot, column = np.nonzero(sealed)
-            newest = self._sealed[users[who]].astype(np.int64) - 1
-            seq = newest - (newest - slot) % self.slots
-            # The ring holds a little more than the window.
-            age = (newest + 1 - seq) * SEGMENT_EVENTS - column + self._open_n[users[who]]
-            hit[who[age <= self.window]] = True
-        return hit
-
-    def push(self, users: Rows, entries: NDArray[np.void], offsets: NDArray[np.int64]) -> None:
-        """Append one event per user (ENTRY (n,), source offsets (n,)); full segments are sealed."""
-        position = self._open_n[users]
-        self._open[users, position] = entries
-        position += 1
-        self._open_n[users] = position
-        full = position == SEGMENT_EVENTS
-        if full.any():
-            self._seal(users[full], offsets[full])
-
-    def push_runs(
-        self, users: Rows, lengths: Rows, entries: NDArray[np.void], offsets: NDArray[np.int64]
-    ) -> None:
-        """Append runs of events: those of users[0] (lengths[0] of them) first; ENTRY (n,), source offsets (n,).
-
-        Goes on from one sealed segment to the next, for all users at a time.
-        """
-        starts, left = np.cumsum(lengths) - lengths, lengths
-        while users.size:
-            position = self._open_n[users].astype(np.int64)
-            n = np.minimum(SEGMENT_EVENTS - position, left)
-            within = np.arange(int(n.sum())) - np.repeat(np.cumsum(n) - n, n)
-            self._open[np.repeat(users, n), np.repeat(position, n) + within] = entries[
-                np.repeat(starts, n) + within
-            ]
-            self._open_n[users] = position + n
-            full = position + n == SEGMENT_EVENTS
-            if full.any():
-                self._seal(users[full], offsets[(starts + n - 1)[full]])
-            more = left > n
-            users, starts, left = users[more], (starts + n)[more], (left - n)[more]
-
-    def _seal(self, users: Rows, offsets: NDArray[np.int64]) -> None:
-        seq = self._sealed[users]
-        slot = (seq % self.slots).astype(np.int64)
-        old = self.index[users, slot]
-        for position in np.flatnonzero(old).tolist():
-            entries = self._entries[old[position]].copy()
-            self.fallen.append((int(users[position]), entries, int(offsets[position])))
-        rows = self._allocate(len(users))
-        pool = self._pool
-        pool["schema"][rows], pool["kind"][rows], pool["applied"][rows], pool["seq"][rows] = (
-            SCHEMA,
-            ord("s"),
-            offsets,
-            seq,
+    def absorb(
+        self,
+        runs: Runs,
+        cursors: NDArray[np.void],
+        events: NDArray[np.void],
+        entries: NDArray[np.void],
+        grace_ms: int,
+    ) -> NDArray[np.uint8]:
+        """Judge and append EVENT (n,), ENTRY (n,) in the order of `runs`, users' CURSOR (U,) moving on: outcomes (n,)."""
+        segments = int(((cursors["open"] + runs.lengths) // SEGMENT_EVENTS).sum())
+        self._reserve(segments)
+        seals, outcome = np.empty(segments, SEAL), np.empty(len(events), np.uint8)
+        sealed = absorb(
+            runs.bounds,
+            runs.users,
+            cursors,
+            events,
+            packed(entries),
+            grace_ms,
+            self.window,
+            self._head_bytes,
+            self._open_at,
+            self.index,
+            packed(self._pool),
+            self._used,
+            outcome,
+            seals,
         )
-        self._entries[rows] = self._open[users]
-        self._event[rows] = self._open_event[users]
-        self.index[users, slot] = rows
-        self._dirty[users, slot] = True
-        self._open[users] = np.zeros((), ENTRY)
-        self._open_n[users] = 0
-        self._sealed[users] = seq + np.uint32(1)
+        if sealed:
+            self._note(seals[:sealed])
+        return outcome
 
-    def _allocate(self, n: int) -> Rows:
+    def _note(self, seals: NDArray[np.void]) -> None:
+        """Headers of segments that were just sealed, and what fell out of the ring for them."""
+        rows = slice(self._used, self._used + len(seals))
+        self._used = rows.stop
+        pool = self._pool
+        pool["schema"][rows], pool["kind"][rows] = SCHEMA, ord("s")
+        pool["applied"][rows], pool["seq"][rows] = seals["offset"], seals["seq"]
+        self._dirty[seals["user"], seals["slot"]] = True
+        fell = seals[seals["fallen"] != 0]
+        self.fallen += zip(
+            fell["user"].tolist(), self._entries[fell["fallen"]], fell["offset"].tolist(), strict=True
+        )
+
+    def _reserve(self, n: int) -> None:
         if self._used + n > len(self._pool):
             grown = np.empty(2 * len(self._pool) + n, SEGMENT)
             grown[: self._used] = self._pool[: self._used]
             self._pool = grown
             self._view_pool()
-        rows = np.arange(self._used, self._used + n)
-        self._used += n
-        return rows
 
     def entries(self, users: Rows) -> tuple[NDArray[np.void], Rows]:
         """All events of each user's window: ENTRY (n, W), oldest first, left-aligned, zeros after them; their numbers (n,)."""

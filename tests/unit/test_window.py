@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamer.core.absorb_kernels import APPLIED, CURSOR, DUPLICATE, EVENT
+from streamer.core.runs import Runs
 from streamer.core.seen import SeenChunks
 from streamer.core.state_records import CHUNK_HASHES, CHUNK_RING, ENTRY, applied, fresh_head, segment_slots
 from streamer.core.window import BehaviourWindows
@@ -12,15 +14,25 @@ from streamer.errors import StateError
 ME = np.array([0])
 
 
-def filled(events: int, window: int, store: dict[bytes, bytes] | None = None) -> BehaviourWindows:
+def push(windows: BehaviourWindows, heads: NDArray[np.void], number: int, offset: int) -> int:
+    """The event of this number, at this offset: what became of it."""
+    cursors, events, entries = np.zeros(1, CURSOR), np.zeros(1, EVENT), np.zeros(1, ENTRY)
+    for name in CURSOR.names or ():
+        cursors[name] = heads[name]
+    events["event"] = entries["event"] = entries["item"] = number
+    events["offset"], entries["type"] = offset, 1
+    outcome = windows.absorb(Runs.of(ME), cursors, events, entries, 0)
+    for name in CURSOR.names or ():
+        heads[name] = cursors[name]
+    return int(outcome[0])
+
+
+def filled(events: int, window: int, heads: NDArray[np.void] | None = None) -> BehaviourWindows:
     """Window of one user after events 1..n; item and event id are the event's number."""
-    heads = fresh_head(2, segment_slots(window))
-    windows = BehaviourWindows(heads, [b"u"], [(store or {}).get], window)
+    heads = fresh_head(2, segment_slots(window)) if heads is None else heads
+    windows = BehaviourWindows(heads, [b"u"], [dict[bytes, bytes]().get], window)
     for number in range(1, events + 1):
-        entry = np.zeros(1, ENTRY)
-        entry["item"] = entry["event"] = number
-        entry["type"] = 1
-        windows.push(ME, entry, np.array([number]))
+        assert push(windows, heads, number, number) == APPLIED
     return windows
 
 
@@ -36,8 +48,16 @@ def test_the_last_events_are_kept_in_order(events: int, window: int) -> None:
     last = list(range(1, events + 1))[-window:]
     assert numbers(windows) == last
     assert windows.recent_items(ME, 4)[0].tolist()[: len(last)] == last[::-1][:4]
-    inside = [bool(windows.contains(ME, np.array([n], np.uint32))[0]) for n in range(1, events + 1)]
-    assert inside == [n in last for n in range(1, events + 1)]
+
+
+@pytest.mark.parametrize("window", [5, 16, 20, 100])
+@pytest.mark.parametrize("events", [1, 15, 16, 17, 32, 48, 200])
+def test_an_event_comes_twice_if_its_id_is_among_the_last_events(events: int, window: int) -> None:
+    for number in range(1, events + 1):
+        heads = fresh_head(2, segment_slots(window))
+        windows = filled(events, window, heads=heads)
+        again = push(windows, heads, number, events + 1)
+        assert (again == DUPLICATE) == (number > events - window)
 
 
 def test_many_segments_of_one_batch_find_room() -> None:
@@ -59,11 +79,7 @@ def test_a_window_of_another_length_is_fitted(events: int, old: int, new: int) -
     store: dict[bytes, bytes] = {}
     before = BehaviourWindows(heads, [b"u"], [store.get], old)
     for number in range(1, events + 1):
-        entry = np.zeros(1, ENTRY)
-        entry["item"] = entry["event"] = number
-        entry["type"] = 1
-        before.push(ME, entry, np.array([number]))
-        heads["applied"] = number
+        push(before, heads, number, number)
     store.update(before.take_changes(ME).get(0, []))
     held = numbers(before)
     fitted = BehaviourWindows(heads, [b"u"], [store.get], new)
