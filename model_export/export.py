@@ -22,6 +22,7 @@ from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
 from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_precision, write_graph
 from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
+from model_export.steps_graph import scanned
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
     CENTROIDS,
@@ -29,7 +30,7 @@ from streamer.core.manifest import (
     FILES,
     LISTS,
     MANIFEST,
-    STEP,
+    STEPS,
     Manifest,
     contract_tensors,
     encode_manifest,
@@ -140,6 +141,8 @@ def _write_graphs(model: UserModel, folder: Path) -> None:
         graphs[operation] = export_graph(
             OneMethod(model, operation), tensors, axes, outputs, folder / FILE_OF[operation]
         )
+    if "step" in graphs:
+        write_graph(scanned(graphs["step"], config.hidden, config.dim), folder / FILE_OF["steps"])
     query = graphs["query"]
     write_graph(exact_scorer(query, config.dim), folder / FILE_OF["score"])
     for name, half in DEVICE_SCORERS.items():
@@ -189,7 +192,7 @@ def _manifest(
 ) -> Manifest:
     config = model.config
     heads = {task: list(head_labels[task]) for task in config.heads}
-    missing = frozenset() if "step" in config.operations else frozenset({STEP})
+    missing = frozenset() if "step" in config.operations else frozenset(STEPS)
     files = {name: sha256_of(folder / name) for name in FILES if name not in missing}
     tensors = contract_tensors(config.hidden, config.dim, heads, config.content_dim)
     config_hash = _digest(dataclasses.asdict(config))

@@ -13,6 +13,7 @@ from streamer.serving.session import Array
 
 INPUTS: dict[str, tuple[str, ...]] = {
     "step": ("state", "item", "type", "gap", "value"),
+    "steps": ("state", "item", "type", "gap", "value"),
     "replay": ("item", "type", "gap", "value", "lengths"),
     "query": ("state",),
     "score": ("state", "items", "bias", "excluded", "k"),
@@ -22,6 +23,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
 """Operation (a method of UserModel) → its arguments in order."""
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "step": ("next_state",),
+    "steps": ("next_state",),
     "replay": ("state",),
     "query": ("query",),
     "score": ("scores", "rows"),
@@ -53,6 +55,7 @@ def random_inputs(
     content = floats(items, CONTENT_DIM)
     return {
         "step": {"state": state, **event(users)},
+        "steps": {"state": state, **event(events, users)},
         "replay": {**event(users, events), "lengths": rng.integers(0, events + 1, users, dtype=np.int64)},
         "query": {"state": state},
         "score": {

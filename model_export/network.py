@@ -70,13 +70,13 @@ class ModelConfig:
 
 
 OPERATIONS = {
-    "gru": ("step", "replay", "query", "score", "heads", "tower"),
+    "gru": ("step", "steps", "replay", "query", "score", "heads", "tower"),
     "transformer": ("replay", "query", "score", "heads", "tower"),
 }
 
 
 class UserModel(nn.Module):
-    """The parts that are exported one by one: step (GRU only), replay, score, heads (as probabilities) and tower."""
+    """The parts that are exported one by one: step and steps (GRU only), replay, score, heads (as probabilities) and tower."""
 
     content: Tensor
 
@@ -138,6 +138,15 @@ class UserModel(nn.Module):
         if not isinstance(self.encoder, GruEncoder):
             raise TypeError(f"a {self.config.encoder} has no step: replay the window")
         return self.encoder.step(state, self.event_input(item, type, gap, value))
+
+    def steps(self, state: Tensor, item: Tensor, type: Tensor, gap: Tensor, value: Tensor) -> Tensor:
+        """T events for each user: state (B, H), item (T, B, D), type, gap, value (T, B) → (B, H).
+
+        The state is rounded to half precision after every event, as a worker keeps it.
+        """
+        for event in zip(item, type, gap, value, strict=True):
+            state = self.step(state, *event).half().float()
+        return state
 
     def sequence(self, item: Tensor, type: Tensor, gap: Tensor, value: Tensor) -> Tensor:
         """item (B, T, D), type, gap, value (B, T) → the state after each event (B, T, H), from an empty one."""

@@ -62,7 +62,7 @@ def _torch_and_onnx(model: UserModel, served: Model, operation: str, arrays: Map
     pairs = {f"{operation}.in.{name}": array for name, array in arrays.items()}
     outputs = torch_outputs(model, operation, arrays)
     pairs |= {f"{operation}.out.{name}": array for name, array in outputs.items()}
-    return check_pairs(operation, served.operation(operation), pairs, CPU.tolerance)
+    return check_pairs(operation, served.operation(operation), pairs, CPU.tolerance_of(operation))
 
 
 def _steps_and_replay(served: Model, replay: Mapping[str, Array]) -> float:

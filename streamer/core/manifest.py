@@ -16,7 +16,7 @@ import msgspec
 from streamer.errors import ManifestInvalid, TensorMismatch
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 STATE_SCHEMA = 2
 CONTENT_DIM = 384
 """Length of a text encoder's embedding."""
@@ -42,6 +42,7 @@ Tensors: TypeAlias = dict[str, TensorSpecs]
 
 GRAPHS = (
     "gru_step.onnx",
+    "gru_steps.onnx",
     "gru_replay.onnx",
     "query.onnx",
     "scorer.onnx",
@@ -65,8 +66,8 @@ FILES = (
 
 
 USER_ENCODERS = ("gru", "transformer")
-STEP = "gru_step.onnx"
-"""Only a recurrent encoder has it; a Transformer replays the stored window (gru_replay.onnx) for each event instead."""
+STEPS = ("gru_step.onnx", "gru_steps.onnx")
+"""Only a recurrent encoder has them; a Transformer replays the stored window (gru_replay.onnx) for each event instead."""
 
 CENTROIDS, LISTS = "index.centroids.f32.npy", "index.lists.i32.npy"
 """Files of an index: (nlist, D + 1) and, for each of the artefact's items, its list (N,)."""
@@ -122,7 +123,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def needs(self, file: str) -> bool:
         """Whether a file of the contract belongs to this kind of user encoder."""
-        return self.recurrent or file != STEP
+        return self.recurrent or file not in STEPS
 
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -144,6 +145,7 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
         "value": ("float32", ["B"]),
     }
     replay: dict[str, Tensor] = {name: (dtype, ["B", "T", *dims[1:]]) for name, (dtype, dims) in step.items()}
+    steps: dict[str, Tensor] = {name: (dtype, ["T", *dims]) for name, (dtype, dims) in step.items()}
     items: Tensor = ("float32", ["N", dim])
     bias: Tensor = ("float32", ["N"])
     tokens: Tensor = ("int64", ["B", "T"])
@@ -163,6 +165,7 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
     )
     return {
         "gru_step.onnx": of({"state": state, **step}, {"next_state": state}),
+        "gru_steps.onnx": of({"state": state, **steps}, {"next_state": state}),
         "gru_replay.onnx": of({**replay, "lengths": ("int64", ["B"])}, {"state": state}),
         "query.onnx": of({"state": state}, {"query": ("float32", ["B", dim])}),
         "scorer.onnx": scorer("rows"),

@@ -45,15 +45,18 @@ class Runs:
         shifted[self.starts] = first
         return shifted
 
-    def rounds(self) -> Iterator[tuple[int, Rows]]:
-        """How many users' runs have an r-th event, and where it lies in the runs' order: users by falling length (see
-        `by_length`), so the users of every round are a prefix of theirs.
+    def blocks(self) -> Iterator[tuple[int, Rows]]:
+        """As many users as all have T further events, and where these lie in the runs' order (T, n).
+
+        Users come by falling length (see `by_length`), so those of each block are a prefix of theirs, and every event is in
+        one block.
         """
         starts = self.starts[self.by_length()]
-        falling = np.sort(self.lengths)[::-1]
-        for r in range(int(self.lengths.max(initial=0))):
-            n = int(np.searchsorted(-falling, -r, side="left"))
-            yield n, starts[:n] + r
+        lengths, users = np.unique(self.lengths, return_counts=True)
+        done, n = 0, len(starts)
+        for length, ending in zip(lengths.tolist(), users.tolist(), strict=True):
+            yield n, starts[:n] + np.arange(done, length)[:, None]
+            done, n = length, n - ending
 
     def by_length(self) -> Rows:
         """Runs (U,) by falling length, of equal ones the first."""

@@ -99,17 +99,12 @@ class Champion:
     def step_runs(
         self, heads: NDArray[np.void], runs: Runs, item: F32, type_code: I64, gap: F32, value: F32
     ) -> None:
-        """Step the users' states of `heads` event by event: item (n, D), type, gap, value (n,) in the order of `runs`.
-
-        A state is rounded to the precision that it is kept in after every event, so that no cut into batches shows.
-        """
+        """Step the users' states of `heads` through their runs: item (n, D), type, gap, value (n,) in the order of `runs`."""
         users = runs.users[runs.by_length()]
-        state = heads["gru"][users]
-        with Timed("gru_step"):
-            for n, at in runs.rounds():
-                state[:n] = self.model.step(
-                    state[:n].astype(np.float32), item[at], type_code[at], gap[at], value[at]
-                )
+        state = heads["gru"][users].astype(np.float32)
+        with Timed("gru_steps"):
+            for n, at in runs.blocks():
+                state[:n] = self.model.steps(state[:n], item[at], type_code[at], gap[at], value[at])
         heads["gru"][users] = state
         heads["model"][users] = self.model.number
 

@@ -28,7 +28,7 @@ from streamer.serving.session import Array, Session, open_session
 
 log = logging.getLogger("headwater.device")
 
-_OPERATIONS = ("step", "replay", "query", "score", "heads", "tower")
+_OPERATIONS = ("step", "steps", "replay", "query", "score", "heads", "tower")
 _BOUND = ("step", "query", "heads")
 
 
@@ -113,6 +113,7 @@ class Model:
         sessions = {
             name: open_session(path / files[name], device, capture=device.bound and name in _BOUND)
             for name in served
+            if not (name == "steps" and device.bound)  # a device steps through its bound buffers
         }
         for name, session in sessions.items():
             verify_session(files[name], session, manifest)
@@ -152,14 +153,20 @@ class Model:
         )
 
     def session(self, operation: str) -> Session:
-        """The bare session of step, replay, query, score, heads or tower."""
+        """The bare session of step, steps, replay, query, score, heads or tower."""
         return self._sessions[operation]
 
     def operation(self, name: str) -> Operation:
-        """step, replay, query, score, heads or tower by the names of its arrays, to compare with torch."""
+        """step, steps, replay, query, score, heads or tower by the names of its arrays, to compare with torch."""
         if name == "score":
             return self._score_by_name
+        if name == "steps":
+            return self._steps_by_name
         return (self._bound.get(name) or self._sessions[name]).by_name
+
+    def _steps_by_name(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        names = ("state", "item", "type", "gap", "value")
+        return {"next_state": self.steps(*(inputs[name] for name in names))}
 
     def _score_by_name(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         excluded, k = inputs["excluded"], int(inputs["k"][0])
@@ -178,6 +185,21 @@ class Model:
             "value": _f32(value),
         }
         return self._run("step", feeds)[0]
+
+    def steps(self, state: F32, item: F32, type: I64, gap: F32, value: F32) -> F32:
+        """T events for each user: state (B, H), item (T, B, D), type, gap, value (T, B) → next state (B, H).
+
+        The state is rounded to half precision after every event, so a run may be cut anywhere.
+        """
+        if self.device.bound:
+            for event in zip(item, type, gap, value, strict=True):
+                state = self.step(state, *event).astype(np.float16).astype(np.float32)
+            return state
+        if len(state) == 0 or len(item) == 0:
+            return state
+        feeds = {"item": _f32(item), "type": _i64(type), "gap": _f32(gap), "value": _f32(value)}
+        found: F32 = self._sessions["steps"].run({"state": _f32(state), **feeds})[0]
+        return found
 
     def replay(self, item: F32, type: I64, gap: F32, value: F32, lengths: I64) -> F32:
         """item (B, T, D), type, gap, value (B, T), left-aligned, lengths (B,) → state after the last event (B, H)."""

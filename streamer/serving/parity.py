@@ -18,6 +18,7 @@ from streamer.serving.session import Array
 PARITY = "parity.npz"
 FILE_OF = {
     "step": "gru_step.onnx",
+    "steps": "gru_steps.onnx",
     "replay": "gru_replay.onnx",
     "query": "query.onnx",
     "score": "scorer.onnx",

@@ -168,6 +168,29 @@ def test_step_does_not_depend_on_the_batch(model: Model) -> None:
     assert model.step(states(0), item[:0], type_[:0], gap[:0], gap[:0]).shape == (0, 16)
 
 
+@pytest.mark.parametrize("device", ["onnx", "bound"])
+@pytest.mark.parametrize("cut", [0, 1, 6, 11])
+def test_steps_go_through_whole_runs_wherever_they_are_cut(
+    model: Model, bound: Model, device: str, cut: int
+) -> None:
+    asked = {"onnx": model, "bound": bound}[device]
+    rng = np.random.default_rng(4)
+    item = rng.standard_normal((11, 5, 16), dtype=np.float32)
+    type_, gap = rng.integers(0, 32, (11, 5)), rng.random((11, 5), dtype=np.float32)
+    one_by_one = states(5)
+    for t in range(11):
+        stepped = model.step(one_by_one, item[t], type_[t], gap[t], gap[t])
+        one_by_one = stepped.astype(np.float16).astype(np.float32)
+    state = states(5)
+    for part in (slice(0, cut), slice(cut, 11)):
+        state = asked.steps(state, item[part], type_[part], gap[part], gap[part])
+    # Both are rounded to half precision after every event; a sum in another order may turn to the next number.
+    assert np.array_equal(state, state.astype(np.float16))
+    assert np.allclose(state, one_by_one, atol=2e-3)
+    assert (np.abs(state - one_by_one) < 1e-4).mean() > 0.9
+    assert asked.steps(states(0), item[:, :0], type_[:, :0], gap[:, :0], gap[:, :0]).shape == (0, 16)
+
+
 def test_replay_ignores_what_lies_behind_the_length(model: Model) -> None:
     rng = np.random.default_rng(3)
     item, type_ = rng.standard_normal((3, 6, 16), dtype=np.float32), rng.integers(0, 32, (3, 6))
@@ -230,6 +253,17 @@ def test_a_missing_file(damaged: Damage, file: str) -> None:
 def test_other_weights(damaged: Damage) -> None:
     with pytest.raises(ParityMismatch, match="next_state"):
         Model.load(damaged(nudge_a_weight, sign=True))
+
+
+def test_runs_stepped_with_other_weights(damaged: Damage) -> None:
+    def swap_a_weight(folder: Path) -> None:
+        graph = onnx.load(str(folder / "gru_steps.onnx"))
+        weight = max(graph.graph.initializer, key=lambda w: int(np.prod(w.dims)))
+        weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
+        onnx.save(graph, str(folder / "gru_steps.onnx"))
+
+    with pytest.raises(ParityMismatch, match="steps: next_state"):
+        Model.load(damaged(swap_a_weight, sign=True))
 
 
 def test_another_graph(damaged: Damage) -> None:

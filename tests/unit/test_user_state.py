@@ -8,6 +8,7 @@ from streamer.core.columns import EventColumns, ItemFacts, rounds
 from streamer.core.event_types import EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import event_hash, item_hash
+from streamer.core.runs import Runs
 from streamer.core.state_records import ENTRY, SEGMENT, head_dtype, is_head_key, user_of_key
 from streamer.core.user_state import Outcome, UserStates, applied
 from streamer.errors import StateError, UnknownSchema
@@ -176,6 +177,18 @@ def test_rounds_keep_the_order_of_each_user() -> None:
     assert rounds(np.zeros(0, np.int64)) == []
     assert [rows.tolist() for rows in rounds(np.array([2, 0, 1]))] == [[0, 1, 2]]
     assert [rows.tolist() for rows in rounds(np.array([1, 1, 0, 1, 0]))] == [[0, 2], [1, 4], [3]]
+
+
+def test_blocks_hold_every_event_of_every_run_in_its_order() -> None:
+    user = np.array([3, 1, 3, 3, 0, 1, 3, 5, 3])
+    runs = Runs.of(user)
+    found: dict[int, list[int]] = {}
+    for n, at in runs.blocks():
+        for position, who in enumerate(runs.users[runs.by_length()][:n].tolist()):
+            found.setdefault(who, []).extend(runs.order[at[:, position]].tolist())
+    assert found == {who: np.flatnonzero(user == who).tolist() for who in (0, 1, 3, 5)}
+    assert [at.shape for _, at in runs.blocks()] == [(1, 4), (1, 2), (3, 1)]
+    assert list(Runs.of(np.zeros(0, np.int64)).blocks()) == []
 
 
 def test_keys_name_their_user() -> None:
