@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from streamer.core import absorb_kernels, interests_kernels
+from streamer.core import absorb_kernels, counts_kernels, interests_kernels, window_kernels
 
 
 def warm_up() -> None:
     """Takes seconds where there is no cache yet; blocking."""
-    for kernels in (absorb_kernels, interests_kernels):
+    for kernels in (absorb_kernels, counts_kernels, interests_kernels, window_kernels):
         kernels.warm_up()

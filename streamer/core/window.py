@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core import window_kernels
 from streamer.core.absorb_kernels import SEAL, absorb
 from streamer.core.runs import Rows, Runs
 from streamer.core.state_records import (
@@ -42,6 +43,9 @@ class BehaviourWindows:
         self._keys = keys
         self._open, self._open_n, self._sealed = heads["window"], heads["open"], heads["sealed"]
         self._head_bytes, self._open_at = packed(heads), place_of(heads.dtype, "window")
+        # One item per user: rows of a field of arrays would be copied entry by entry.
+        whole = np.dtype((np.void, SEGMENT_EVENTS * ENTRY.itemsize))
+        self._open_records = heads.getfield(whole, self._open_at)
         self.index = np.zeros((len(heads), self.slots), np.int64)
         self._dirty = np.zeros((len(heads), self.slots), np.bool_)
         self.fallen: list[tuple[int, NDArray[np.void], int]] = []
@@ -81,7 +85,6 @@ class BehaviourWindows:
 
     def _view_pool(self) -> None:
         self._entries = self._pool["entries"]
-        self._item, self._type = self._entries["item"], self._entries["type"]
 
     def _resize(self, heads: NDArray[np.void], user: int, rows: Rows) -> None:
         """Moves the user's segments (pool rows, oldest first) into a ring of another size, numbered anew from 0."""
@@ -162,16 +165,10 @@ class BehaviourWindows:
 
     def recent_items(self, users: Rows, last: int) -> NDArray[np.uint64]:
         """Item hashes (n, last) of the user's last events, newest first; 0 for an event without an item and for none."""
-        sealed = self._sealed[users].astype(np.int64)[:, None] * SEGMENT_EVENTS
-        number = (
-            sealed + self._open_n[users].astype(np.int64)[:, None] - 1 - np.arange(min(last, self.window))
-        )
-        column = number % SEGMENT_EVENTS
-        opened = self._open["item"][users[:, None], column]
-        # An event before the first one has a negative number, and the slot of its segment is still empty.
-        found: NDArray[np.uint64] = np.where(
-            number < sealed, self._item[self._at(users, number), column], opened
-        )
+        found = np.zeros((len(users), min(last, self.window)), np.uint64)
+        opened, open_n = self._opened(users)
+        sealed = self._sealed[users].astype(np.int64)
+        window_kernels.recent(users, opened, open_n, sealed, self.index, self._pool, found)
         return found
 
     def recent_times(self, users: Rows, last: int) -> Rows:
@@ -192,15 +189,16 @@ class BehaviourWindows:
 
     def items(self, users: Rows, wanted: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.uint64]]:
         """Item hashes of all events in memory whose type is `wanted` (32,): positions in `users` (m,), hashes (m,)."""
-        who, slot = np.nonzero(self.index[users])
-        rows = self.index[users[who], slot]
-        position, column = np.nonzero(wanted[self._type[rows]])
-        sealed = self._item[rows[position], column]
-        opened, open_column = np.nonzero(wanted[self._open["type"][users]])
-        hashes = np.concatenate([sealed, self._open["item"][users[opened], open_column]])
-        positions = np.concatenate([who[position], opened])
-        has_item = hashes != 0
-        return positions[has_item], hashes[has_item]
+        opened, open_n = self._opened(users)
+        room = int(open_n.sum()) + SEGMENT_EVENTS * int(np.minimum(self._sealed[users], self.slots).sum())
+        positions, hashes = np.empty(room, np.int64), np.empty(room, np.uint64)
+        n = window_kernels.items(users, opened, open_n, self.index, self._pool, wanted, positions, hashes)
+        return positions[:n], hashes[:n]
+
+    def _opened(self, users: Rows) -> tuple[NDArray[np.void], Rows]:
+        """Open segments ENTRY (n, 16) of `users` (n,) and how full they are (n,)."""
+        opened = self._open_records[users].view(ENTRY).reshape(len(users), SEGMENT_EVENTS)
+        return opened, self._open_n[users].astype(np.int64)
 
     def take_changes(self, users: Rows) -> dict[int, list[tuple[bytes, bytes]]]:
         """(key, value) of every segment of these users that was sealed or moved since the last call, by user."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamer.core import absorb_kernels, interests_kernels
+from streamer.core import absorb_kernels, counts_kernels, interests_kernels, window_kernels
 from streamer.core.columns import EventColumns
 from streamer.core.event_types import EventTypes
 from streamer.core.interests import Decay, add
@@ -80,7 +80,14 @@ def test_the_outcomes_have_the_same_codes() -> None:
 
 def test_a_batch_compiles_nothing_after_the_warm_up() -> None:
     warm_up()
-    kernels: list[Any] = [absorb_kernels.absorb, interests_kernels.add]
+    kernels: list[Any] = [
+        absorb_kernels.absorb,
+        interests_kernels.add,
+        counts_kernels.merge,
+        counts_kernels.by_type,
+        window_kernels.items,
+        window_kernels.recent,
+    ]
     compiled = [len(kernel.signatures) for kernel in kernels]
     for hidden in (3, 8):
         for users in (1, 7):
@@ -100,5 +107,9 @@ def test_a_batch_compiles_nothing_after_the_warm_up() -> None:
                     labels=np.ones((n, 6), np.uint32),
                 )
             )
-            assert states.heads["version"].tolist() == [60] * users
-    assert [len(kernel.signatures) for kernel in kernels] == compiled == [1, 1]
+            view = states.view(np.arange(users), 16)
+            assert view.heads["version"].tolist() == [60] * users
+            assert view.activity(np.arange(users)).sum() == 3 * n
+            assert (view.recent == 1).all()
+            states.changes()
+    assert [len(kernel.signatures) for kernel in kernels] == compiled == [1] * len(kernels)
