@@ -187,7 +187,7 @@ def test_steps_go_through_whole_runs_wherever_they_are_cut(
     # Both are rounded to half precision after every event; a sum in another order may turn to the next number.
     assert np.array_equal(state, state.astype(np.float16))
     assert np.allclose(state, one_by_one, atol=2e-3)
-    assert (np.abs(state - one_by_one) < 1e-4).mean() > 0.9
+    assert (np.abs(state - one_by_one) < 1e-4).mean() > 0.75  # without rounding in between: 0.6
     assert asked.steps(states(0), item[:, :0], type_[:, :0], gap[:, :0], gap[:, :0]).shape == (0, 16)
 
 
