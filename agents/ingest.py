@@ -1,7 +1,7 @@
 """`events` → user state: decode, group by user, absorb event by event, step the GRU; then `recommend` refreshes.
 
-A batch is processed in *rounds*: round r holds the r-th event of every user in the batch, so each round touches a user
-at most once and is computed for all of them at a time.
+Where something happens after every event, a batch goes in *rounds*: round r holds the r-th event of every user in the batch,
+so each round touches a user at most once.
 """
 
 from __future__ import annotations
