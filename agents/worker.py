@@ -29,6 +29,7 @@ from streamer.core.popularity import Popularity
 from streamer.core.put_off import PutOff
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.state_records import is_head_key, user_of_key
+from streamer.serving import selection
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
 from streamer.serving.device import choose_device
@@ -286,6 +287,7 @@ def collect_rarely() -> None:
 def run(settings: Settings) -> int:
     """Run a worker until it is stopped by a signal. Returns the exit code; 70 after a crash (nothing was acknowledged)."""
     telemetry.serve(settings)
+    selection.warm_up()
     worker = Worker(settings)
     app = worker.build()
     process = faust.Worker(

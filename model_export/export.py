@@ -21,7 +21,7 @@ import torch
 from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
 from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_precision, write_graph
-from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
+from model_export.retrieval_graphs import DEVICE_SCORERS, all_products, exact_scorer, grouped_scorer
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
     CENTROIDS,
@@ -141,7 +141,8 @@ def _write_graphs(model: UserModel, folder: Path) -> None:
             OneMethod(model, operation), tensors, axes, outputs, folder / FILE_OF[operation]
         )
     query = graphs["query"]
-    write_graph(exact_scorer(query, config.dim), folder / FILE_OF["score"])
+    write_graph(all_products(query, config.dim), folder / FILE_OF["score"])
+    write_graph(exact_scorer(query, config.dim), folder / "scorer.onnx")
     for name, half in DEVICE_SCORERS.items():
         write_graph(grouped_scorer(query, config.dim, half=half), folder / name)
 

@@ -16,7 +16,7 @@ import msgspec
 from streamer.errors import ManifestInvalid, TensorMismatch
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 STATE_SCHEMA = 2
 CONTENT_DIM = 384
 """Length of a text encoder's embedding."""
@@ -44,6 +44,7 @@ GRAPHS = (
     "gru_step.onnx",
     "gru_replay.onnx",
     "query.onnx",
+    "product.onnx",
     "scorer.onnx",
     "device_scorer.onnx",
     "device_scorer_f16.onnx",
@@ -165,6 +166,9 @@ def contract_tensors(hidden: int, dim: int, heads: Mapping[str, Sequence[str]], 
         "gru_step.onnx": of({"state": state, **step}, {"next_state": state}),
         "gru_replay.onnx": of({**replay, "lengths": ("int64", ["B"])}, {"state": state}),
         "query.onnx": of({"state": state}, {"query": ("float32", ["B", dim])}),
+        "product.onnx": of(
+            {"state": state, "items": ("float32", [dim, "N"])}, {"product": ("float32", ["B", "N"])}
+        ),
         "scorer.onnx": scorer("rows"),
         "device_scorer.onnx": scorer("columns", groups=groups),
         "device_scorer_f16.onnx": scorer("columns", "float16", groups=groups),

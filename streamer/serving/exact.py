@@ -1,4 +1,4 @@
-"""Exact top-k over a catalogue on the CPU: product, exclusions and top-k in one graph, a block of users at a time."""
+"""Exact top-k over a catalogue on the CPU: the product as a graph, the selection as a kernel, a block of users at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.errors import StateError
+from streamer.serving import selection
 from streamer.serving.session import Session
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
 SCORES_PER_BLOCK = 224 * 1024
-"""Scores (users × items) that are computed at a time: they stay in the processor's cache between product and top-k."""
+"""Scores (users × items) that are computed at a time: they stay in the processor's cache between product and selection."""
 LEAST_USERS = 64
 """… but as many users as this: onnxruntime packs the items anew in every run."""
 
@@ -35,9 +36,9 @@ class Search(Protocol):
 class ExactSearch:
     """Holds the items as the graph reads them: transposed, so that no run has to."""
 
-    def __init__(self, scorer: Session, items: F32, bias: F32) -> None:
+    def __init__(self, product: Session, items: F32, bias: F32) -> None:
         """`items` (N, D), `bias` (N,)."""
-        self._scorer = scorer
+        self._product = product
         self._items = np.ascontiguousarray(items.T, np.float32)
         self._bias = np.ascontiguousarray(bias, np.float32)
 
@@ -54,11 +55,10 @@ class ExactSearch:
         scores, rows = np.empty((users, k), np.float32), np.empty((users, k), np.int64)
         if users == 0 or k <= 0:
             return scores, rows
-        fixed = {"items": self._items, "bias": self._bias, "k": np.array([k], np.int64)}
+        excluded = np.ascontiguousarray(excluded)
         for start, stop, part in blocks(excluded, users, max(LEAST_USERS, SCORES_PER_BLOCK // n)):
-            feeds = {"state": state[start:stop], "excluded": part, **fixed}
-            scores[start:stop], rows[start:stop] = self._scorer.run(feeds)
-        rows[np.isneginf(scores)] = -1
+            (product,) = self._product.run({"state": state[start:stop], "items": self._items})
+            selection.best(product, self._bias, part, scores[start:stop], rows[start:stop])
         return scores, rows
 
 

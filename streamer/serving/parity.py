@@ -20,7 +20,7 @@ FILE_OF = {
     "step": "gru_step.onnx",
     "replay": "gru_replay.onnx",
     "query": "query.onnx",
-    "score": "scorer.onnx",
+    "score": "product.onnx",
     "heads": "heads.onnx",
     "tower": "item_tower.onnx",
     "encode": "encoder.onnx",
