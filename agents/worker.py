@@ -29,6 +29,7 @@ from streamer.core.popularity import Popularity
 from streamer.core.put_off import PutOff
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.state_records import is_head_key, user_of_key
+from streamer.core.warm_up import warm_up
 from streamer.serving import selection
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
@@ -287,6 +288,7 @@ def collect_rarely() -> None:
 def run(settings: Settings) -> int:
     """Run a worker until it is stopped by a signal. Returns the exit code; 70 after a crash (nothing was acknowledged)."""
     telemetry.serve(settings)
+    warm_up()
     selection.warm_up()
     worker = Worker(settings)
     app = worker.build()

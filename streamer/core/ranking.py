@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.json_rows import Phrases, Texts, commas, decimal, elements, where, write
+from streamer.core.json_kernels import write_recommendations
+from streamer.core.json_texts import SLACK, Phrases, Texts, cut
 from streamer.core.signals.features import Signal
 from streamer.core.stamp import Stamp
 
@@ -20,7 +21,9 @@ RowLookup = Callable[[NDArray[np.uint64]], Rows]
 """Catalogue rows of item hashes, -1 for unknown ones; any shape."""
 
 _STRATEGIES = Texts([b'"model"', b'"popularity"', b'"blend"'])
-_SIGNALS = Texts([b',"signal":"%b"' % signal.name.lower().encode() for signal in Signal])
+_SIGNALS = Texts([b"", *(b',"signal":"%b"' % signal.name.lower().encode() for signal in Signal)])
+_CONSTANTS, _NUMBER = 40, 40
+"""Bytes of a list's constants, and of a score with what is around it, at most."""
 _BLOCK = 64
 """Users whose vectors are gathered at a time: what is gathered stays in the processor's cache."""
 
@@ -105,7 +108,7 @@ class ItemTexts:
 
 
 def recommendations(
-    scores: NDArray[np.float32],
+    scores: NDArray[np.floating],
     rows: Rows,
     reasons: Rows,
     usable: NDArray[np.bool_],
@@ -119,16 +122,27 @@ def recommendations(
     reasons (n, k): catalogue rows, -1 for none; usable (n,): whether the model ranked, else popularity did.
     signals (n, k): numbers of `Signal` of blended lists, and the name of the weights that they were made with.
     """
-    kept = rows >= 0
-    lists = elements(
-        commas(kept),
-        items.item(rows),
-        np.where(kept[..., None], decimal(np.where(kept, scores, 0)), np.uint8(0)),
-        items.reason(np.where(kept, reasons, -1)),
-        *([] if signals is None else [_SIGNALS(np.where(kept, signals, -1))]),
-        where(kept, b"}"),
+    item, reason = items.item(rows), items.reason(reasons)
+    if weights is None:
+        strategies, strategy = _STRATEGIES, np.where(usable, 0, 1)
+    else:
+        strategies = Texts([b'"blend","weights":' + msgspec.json.encode(weights)])
+        strategy = np.zeros(stamp.n, np.int64)
+    longest = items.item.texts.longest + items.reason.texts.longest + _SIGNALS.longest + _NUMBER
+    room = stamp.room + stamp.n * (_CONSTANTS + strategies.longest + rows.shape[1] * longest)
+    out, ends = np.empty(room + SLACK, np.uint8), np.empty(stamp.n, np.int64)
+    write_recommendations(
+        out,
+        ends,
+        stamp.arrays,
+        strategy,
+        scores.astype(np.float64),
+        item,
+        reason,
+        np.empty((stamp.n, 0), np.int64) if signals is None else np.ascontiguousarray(signals + 1),
+        strategies.table,
+        items.item.texts.table,
+        items.reason.texts.table,
+        _SIGNALS.table,
     )
-    strategy = _STRATEGIES(np.where(usable, 0, 1) if weights is None else np.full(len(rows), 2))
-    named = b"" if weights is None else b',"weights":' + msgspec.json.encode(weights)
-    parts = [*stamp.first, b',"strategy":', strategy, named + b',"items":[', lists, b"]", *stamp.last]
-    return write(stamp.n, parts)
+    return cut(out, ends)

@@ -7,25 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.json_rows import Column, Texts, quoted, whole
+from streamer.core.json_texts import Texts, quoted
 
-Part = bytes | Column
+_BYTES = 320
+"""The constants and numbers of a stamp, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """The first and the last fields of n records, as parts of `json_rows.write`."""
+    """The first and the last fields of n records: `{` and user_id to model_version, and source with `}`."""
 
     n: int
-    first: list[Part]
-    """`{` and user_id to model_version; a comma is to follow."""
-    last: list[Part]
-    """source and `}`, after a comma."""
+    arrays: tuple[Any, ...]
+    """As the kernels take them."""
+    room: int
+    """Bytes of all n together, at most."""
 
     @classmethod
     def of(
@@ -40,24 +42,24 @@ class Stamp:
         """heads (n,): the users' state heads; users: their ids in UTF-8; topic (n,): which of `topics` their events came on,
         in which partition (n,).
         """
-        first: list[Part] = [
-            b'{"user_id":',
-            quoted(users),
-            b',"version":',
-            whole(heads["version"]),
-            b',"revision":',
-            whole(heads["revision"].astype(np.int64)),
-            b',"as_of_ms":',
-            whole(heads["watermark"]),
-            b',"model_version":' + msgspec.json.encode(model_version),
-        ]
-        last: list[Part] = [
-            b',"source":{"topic":',
-            Texts([msgspec.json.encode(name) for name in topics])(topic),
-            b',"partition":',
-            whole(partition),
-            b',"offset":',
-            whole(heads["applied"]),
-            b"}}",
-        ]
-        return cls(len(users), first, last)
+        names, model = quoted(users), Texts([msgspec.json.encode(model_version)])
+        sources = Texts([msgspec.json.encode(name) for name in topics])
+        version, revision, watermark, offset = (
+            heads[name].astype(np.int64) for name in ("version", "revision", "watermark", "applied")
+        )
+        each = _BYTES + names.longest + model.longest + sources.longest
+        return cls(
+            len(users),
+            (
+                names.table,
+                version,
+                revision,
+                watermark,
+                np.ascontiguousarray(topic, np.int64),
+                np.ascontiguousarray(partition, np.int64),
+                offset,
+                model.table,
+                sources.table,
+            ),
+            each * len(users),
+        )

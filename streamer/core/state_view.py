@@ -49,5 +49,7 @@ class StateView:
 
     def interests(self, users: Rows) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]:
         """As UserStates.interests."""
-        heads = self.heads[users]
-        return interests.decayed(heads["interests"], heads["interests_time"], heads["watermark"], self._decay)
+        heads = self.heads
+        return interests.decayed(
+            heads["interests"][users], heads["interests_time"][users], heads["watermark"][users], self._decay
+        )
