@@ -15,8 +15,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
+from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
+N = TypeVar("N", bound=np.generic)
 
 
 def compiled(function: F) -> F:
@@ -27,6 +30,24 @@ def compiled(function: F) -> F:
         return _jit(function, cache=False)
 
 
-def _jit(function: F, *, cache: bool) -> F:
-    kernel: F = numba.njit(function, nogil=True, error_model="numpy", cache=cache)
+def compiled_sum(function: F) -> F:
+    """As `compiled`, but in which order a sum is made is the compiler's choice, so that it adds several numbers at a time.
+
+    It is the same order for as many numbers on the same processor: for sums over what a batch does not cut, as dimensions.
+    """
+    try:
+        return _jit(function, cache=True, fastmath={"reassoc", "contract", "nsz"})
+    except RuntimeError:
+        return _jit(function, cache=False, fastmath={"reassoc", "contract", "nsz"})
+
+
+def fixed(array: NDArray[N]) -> NDArray[N]:
+    """A view that cannot be written, in C's order: whether an array can be is part of a kernel's types."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+def _jit(function: F, **options: Any) -> F:
+    kernel: F = numba.njit(function, nogil=True, error_model="numpy", **options)
     return kernel

@@ -59,7 +59,7 @@ class Phrases:
 
     def __call__(self, numbers: Ints) -> Ints:
         """Where the texts of numbers (…) are among `texts`; -1 is no text."""
-        places = self._place[numbers]
+        places = self._place[np.ascontiguousarray(numbers)]
         if places.size and int(places.min()) < 0:
             new = np.unique(numbers[places < 0])
             self._place[new] = np.arange(len(self.texts), len(self.texts) + len(new))

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core import ranking_kernels
+from streamer.core.compiled import fixed
 from streamer.core.json_kernels import write_recommendations
 from streamer.core.json_texts import SLACK, Phrases, Texts, cut
 from streamer.core.signals.features import Signal
@@ -24,8 +26,6 @@ _STRATEGIES = Texts([b'"model"', b'"popularity"', b'"blend"'])
 _SIGNALS = Texts([b"", *(b',"signal":"%b"' % signal.name.lower().encode() for signal in Signal)])
 _CONSTANTS, _NUMBER = 40, 40
 """Bytes of a list's constants, and of a score with what is around it, at most."""
-_BLOCK = 64
-"""Users whose vectors are gathered at a time: what is gathered stays in the processor's cache."""
 
 
 def exclusions(positions: Rows, hashes: NDArray[np.uint64], rows_of: RowLookup) -> Rows:
@@ -40,10 +40,9 @@ def rank(scores: NDArray[np.float32], rows: Rows) -> tuple[NDArray[np.float32], 
 
     What scores -inf (excluded, withdrawn, unavailable) comes last, as row -1, and is not counted in the lengths.
     """
-    order = np.lexsort((rows, -scores), axis=-1)
-    scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-    dropped = np.isneginf(scores)
-    return scores, np.where(dropped, -1, rows), (~dropped).sum(axis=1)
+    scores, rows, lengths = scores.copy(), rows.copy(), np.empty(len(rows), np.int64)
+    ranking_kernels.rank(scores, rows, lengths)
+    return scores, rows, lengths
 
 
 def because(recent: Rows, recommended: Rows, vectors: NDArray[np.float32]) -> Rows:
@@ -56,19 +55,7 @@ def because(recent: Rows, recommended: Rows, vectors: NDArray[np.float32]) -> Ro
     if not len(vectors) or not recent.size or not recommended.size:
         return np.full(recommended.shape, -1, np.int64)
     best = np.empty(recommended.shape, np.int64)
-    gathered = np.empty((_BLOCK, recent.shape[1], vectors.shape[1]), vectors.dtype)
-    for start in range(0, len(recent), _BLOCK):
-        past, wanted = recent[start : start + _BLOCK], recommended[start : start + _BLOCK]
-        past_vectors = np.take(vectors, past, axis=0, out=gathered[: len(past)], mode="clip")
-        support = vectors[wanted] @ past_vectors.swapaxes(1, 2)
-        support += np.where(past < 0, np.float32(-np.inf), np.float32(0))[:, None, :]
-        same = past[:, None, :] == wanted[:, :, None]
-        if same.any():
-            support[same] = -np.inf
-        choice = support.argmax(axis=2)
-        none = np.isneginf(np.take_along_axis(support, choice[:, :, None], 2)[:, :, 0])
-        none |= wanted < 0
-        best[start : start + _BLOCK] = np.where(none, -1, np.take_along_axis(past, choice, 1))
+    ranking_kernels.because(fixed(recent), fixed(recommended), fixed(vectors), best)
     return best
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from streamer.core import json_kernels
+from streamer.core import json_kernels, ranking_kernels
 
 
 def warm_up() -> None:
     """Seconds the first time; afterwards machine code is read from the disk."""
     json_kernels.warm_up()
+    ranking_kernels.warm_up()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from streamer.core.compiled import compiled
+from streamer.core.compiled import compiled, fixed
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ def best(product: F32, bias: F32, excluded: I64, scores: F32, rows: I64) -> None
     """
     groups = max(_LEAST_GROUPS, 2 * scores.shape[1])
     maxima, found = np.empty(groups, np.float32), np.empty(len(bias), np.int64)
-    _best(product, bias, excluded, maxima, found, scores, rows)
+    _best(product, fixed(bias), fixed(excluded), maxima, found, scores, rows)
 
 
 def warm_up() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +14,6 @@ from streamer.core.json_kernels import (
     _put_decimal,
     _put_from,
     _put_whole,
-    write_profiles,
-    write_recommendations,
 )
 from streamer.core.json_texts import SLACK, Phrases, Texts, cut, quoted
 
@@ -91,9 +88,3 @@ def test_phrases_are_encoded_once_and_grow() -> None:
 def test_texts_are_cut_where_they_end() -> None:
     assert cut(np.frombuffer(b"abcdef??", np.uint8), np.array([2, 2, 6])) == [b"ab", b"", b"cdef"]
     assert cut(np.zeros(4, np.uint8), np.zeros(0, np.int64)) == []
-
-
-def test_warm_up_compiles_what_is_used() -> None:
-    # What other tests write in this process comes through the same callers as a worker's outputs.
-    kernels: tuple[Any, ...] = (write_profiles, write_recommendations)
-    assert [len(kernel.signatures) for kernel in kernels] == [1, 1]

@@ -78,10 +78,3 @@ def test_many_items_long_lists_and_whole_catalogues(n: int, k: int) -> None:
 def test_a_zero_is_a_zero() -> None:
     product, bias = np.array([[-0.0, 0.0, -0.0]], np.float32), np.full(3, -0.0, np.float32)
     assert selected(product, bias, np.zeros((0, 2), np.int64), 3)[1].tolist() == [[0, 1, 2]]
-
-
-def test_warm_up_compiles_what_is_used() -> None:
-    selection.warm_up()
-    before = len(selection._best.signatures)  # type: ignore[attr-defined]
-    selected(np.ones((2, 9), np.float32), np.ones(9, np.float32), np.zeros((0, 2), np.int64), 3)
-    assert len(selection._best.signatures) == before  # type: ignore[attr-defined]
