@@ -121,6 +121,7 @@ def _put_last(out: Any, at: int, stamp: Any, record: int) -> int:
 def write_recommendations(
     out: Any,
     ends: Any,
+    first: int,
     stamp: Any,
     strategy: Any,
     scores: Any,
@@ -132,12 +133,13 @@ def write_recommendations(
     reasons: Any,
     signals: Any,
 ) -> None:
-    """Fill `ends` (n,) with where each record ends in `out`.
+    """Fill `ends` (m,) with where each record ends in `out`, of the m records from `first` on.
 
     strategy (n,), item (n, k; 0 = no more), reason (n, k), signal (n, k) or (n, 0): numbers in the tables; scores (n, k) f64.
     """
     at = 0
-    for record in range(len(ends)):
+    for number in range(len(ends)):
+        record = first + number
         at = _put_first(out, at, stamp, record)
         at = _put(out, at, b',"strategy":')
         at = _put_from(out, at, strategies, strategy[record])
@@ -152,7 +154,7 @@ def write_recommendations(
                 at = _put_from(out, at, signals, signal[record, place])
             at = _put(out, at, b"},")
         at = _put(out, _close(out, at), b"]")
-        ends[record] = at = _put_last(out, at, stamp, record)
+        ends[number] = at = _put_last(out, at, stamp, record)
 
 
 # ---------------------------------------------------------------------- profiles
@@ -160,6 +162,7 @@ def write_recommendations(
 def write_profiles(
     out: Any,
     ends: Any,
+    first: int,
     stamp: Any,
     shares: Any,
     category: Any,
@@ -173,7 +176,7 @@ def write_profiles(
     types: Any,
     steps: Any,
 ) -> None:
-    """Fill `ends` (n,) with where each record ends in `out`.
+    """Fill `ends` (m,) with where each record ends in `out`, of the m records from `first` on.
 
     shares (n, 2, S) f32 of the short and the long memory in category (n, S), numbers in `categories`; probability (n, C) f32,
     that of task t in columns splits[t] to splits[t + 1], labels (C,); counts (n, 3, 32) by window and type code, codes (T,) in
@@ -182,7 +185,8 @@ def write_profiles(
     of_column = np.arange(probability.shape[1])
     order = np.empty(TOP, np.int64)
     at = 0
-    for record in range(len(ends)):
+    for number in range(len(ends)):
+        record = first + number
         at = _put_first(out, at, stamp, record)
         at = _put(out, at, b',"interests":{"short_term":[')
         at = _put_top(out, at, shares[record, 0], category[record], categories, steps, order)
@@ -201,7 +205,7 @@ def write_profiles(
         at = _put(out, at, b'},"7d":{')
         at = _put_counts(out, at, counts[record, 2], codes, types)
         at = _put(out, at, b"}}")
-        ends[record] = at = _put_last(out, at, stamp, record)
+        ends[number] = at = _put_last(out, at, stamp, record)
 
 
 @compiled
@@ -244,6 +248,8 @@ def warm_up() -> None:
     out, share = np.zeros(512, np.uint8), np.zeros((1, 2, 1), np.float32)
     stamp = (text, *[none] * 6, text, text)
     lists = (none, np.zeros((1, 1)), zero, zero, zero, text, text, text, text)
-    write_recommendations(out, ends, stamp, *lists)
+    write_recommendations(out, ends, 0, stamp, *lists)
     counts = np.zeros((1, 3, 32), np.int64)
-    write_profiles(out, ends, stamp, share, zero, share[0, :1], np.array([0, 1]), counts, none, *[text] * 5)
+    write_profiles(
+        out, ends, 0, stamp, share, zero, share[0, :1], np.array([0, 1]), counts, none, *[text] * 5
+    )

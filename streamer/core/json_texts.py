@@ -16,6 +16,8 @@ Table: TypeAlias = tuple[NDArray[np.uint8], Ints]
 
 SLACK = 16
 """Bytes behind the last text, and behind what is written: texts are copied by so many at a time."""
+AT_ONCE = 256
+"""Records in a buffer, which then stays in the processor's cache until they are cut apart."""
 
 _json = msgspec.json.Encoder().encode
 _CONTROL = bytes({*range(32), 127} - {ord("\n")})
@@ -81,11 +83,20 @@ def quoted(names: Sequence[bytes]) -> Texts:
     return Texts([b'"%b"' % name for name in names] if plain else [_json(name.decode()) for name in names])
 
 
-def cut(out: NDArray[np.uint8], ends: Ints) -> list[bytes]:
-    """The texts that end at `ends` (n,), one after the other."""
-    bounds = ends.tolist()
-    data = out[: bounds[-1]].tobytes() if bounds else b""
-    return [data[start:end] for start, end in zip([0, *bounds], bounds, strict=False)]
+def written(n: int, longest: int, write: Callable[[NDArray[np.uint8], Ints, int], None]) -> list[bytes]:
+    """n texts of at most `longest` bytes; `write` writes some into a buffer, one after the other, and says where each ends.
+
+    Its arguments: the buffer, the ends to fill (m,), the number of the first of these m texts.
+    """
+    texts: list[bytes] = []
+    out = np.empty(min(n, AT_ONCE) * longest + SLACK, np.uint8)
+    for first in range(0, n, AT_ONCE):
+        ends = np.empty(min(n - first, AT_ONCE), np.int64)
+        write(out, ends, first)
+        bounds = ends.tolist()
+        data = out[: bounds[-1]].tobytes()
+        texts += [data[start:end] for start, end in zip([0, *bounds], bounds, strict=False)]
+    return texts
 
 
 def _roomy(array: NDArray[T], size: int) -> NDArray[T]:

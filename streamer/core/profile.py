@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamer.core.event_types import EventTypes
 from streamer.core.json_kernels import STEPS, TOP, write_profiles
-from streamer.core.json_texts import SLACK, Texts, cut
+from streamer.core.json_texts import Texts, written
 from streamer.core.rolling_counts import LEVELS
 from streamer.core.stamp import Stamp
 from streamer.core.state_view import StateView
@@ -67,27 +67,18 @@ def profiles(
     openings = Texts([b"]," + msgspec.json.encode(task) + b":[" for task in tasks])
     names = Texts([msgspec.json.encode(each.name) + b":" for each in types])
     widths = [p.shape[1] for _, p in tasks.values()]
-    each = TOP * (2 * categories.labels.texts.longest + len(tasks) * labels.longest)
-    each += TOP * (2 + len(tasks)) * (_STEPS.longest + 2) + len(tasks) * openings.longest
-    each += len(LEVELS) * len(names) * (names.longest + _COUNT) + _CONSTANTS
-    out, ends = np.empty(stamp.room + stamp.n * each + SLACK, np.uint8), np.empty(stamp.n, np.int64)
-    write_profiles(
-        out,
-        ends,
-        stamp.arrays,
-        shares,
-        category,
-        np.concatenate([np.empty((stamp.n, 0), np.float32), *(p for _, p in tasks.values())], axis=1),
-        np.cumsum([0, *widths]),
-        states.activity(users),
-        np.array([each.code for each in types], np.int64),
-        categories.labels.texts.table,
-        openings.table,
-        labels.table,
-        names.table,
-        _STEPS.table,
+    longest = TOP * (2 * categories.labels.texts.longest + len(tasks) * labels.longest)
+    longest += TOP * (2 + len(tasks)) * (_STEPS.longest + 2) + len(tasks) * openings.longest
+    longest += len(LEVELS) * len(names) * (names.longest + _COUNT) + _CONSTANTS
+    p = np.concatenate([np.empty((stamp.n, 0), np.float32), *(p for _, p in tasks.values())], axis=1)
+    counts, codes = states.activity(users), np.array([each.code for each in types], np.int64)
+    numbers = (shares, category, p, np.cumsum([0, *widths]), counts, codes)
+    tables = (categories.labels.texts.table, openings.table, labels.table, names.table, _STEPS.table)
+    return written(
+        stamp.n,
+        stamp.longest + longest,
+        lambda out, ends, first: write_profiles(out, ends, first, stamp.arrays, *numbers, *tables),
     )
-    return cut(out, ends)
 
 
 def _shares(

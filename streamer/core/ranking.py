@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamer.core import ranking_kernels
 from streamer.core.compiled import fixed
 from streamer.core.json_kernels import write_recommendations
-from streamer.core.json_texts import SLACK, Phrases, Texts, cut
+from streamer.core.json_texts import Phrases, Texts, written
 from streamer.core.signals.features import Signal
 from streamer.core.stamp import Stamp
 
@@ -115,21 +115,12 @@ def recommendations(
     else:
         strategies = Texts([b'"blend","weights":' + msgspec.json.encode(weights)])
         strategy = np.zeros(stamp.n, np.int64)
+    signal = np.empty((stamp.n, 0), np.int64) if signals is None else np.ascontiguousarray(signals + 1)
+    numbers = (strategy, scores.astype(np.float64), item, reason, signal)
+    tables = (strategies.table, items.item.texts.table, items.reason.texts.table, _SIGNALS.table)
     longest = items.item.texts.longest + items.reason.texts.longest + _SIGNALS.longest + _NUMBER
-    room = stamp.room + stamp.n * (_CONSTANTS + strategies.longest + rows.shape[1] * longest)
-    out, ends = np.empty(room + SLACK, np.uint8), np.empty(stamp.n, np.int64)
-    write_recommendations(
-        out,
-        ends,
-        stamp.arrays,
-        strategy,
-        scores.astype(np.float64),
-        item,
-        reason,
-        np.empty((stamp.n, 0), np.int64) if signals is None else np.ascontiguousarray(signals + 1),
-        strategies.table,
-        items.item.texts.table,
-        items.reason.texts.table,
-        _SIGNALS.table,
+    return written(
+        stamp.n,
+        stamp.longest + strategies.longest + rows.shape[1] * longest + _CONSTANTS,
+        lambda out, ends, first: write_recommendations(out, ends, first, stamp.arrays, *numbers, *tables),
     )
-    return cut(out, ends)

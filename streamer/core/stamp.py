@@ -26,8 +26,8 @@ class Stamp:
     n: int
     arrays: tuple[Any, ...]
     """As the kernels take them."""
-    room: int
-    """Bytes of all n together, at most."""
+    longest: int
+    """Bytes of each, at most."""
 
     @classmethod
     def of(
@@ -47,7 +47,6 @@ class Stamp:
         version, revision, watermark, offset = (
             heads[name].astype(np.int64) for name in ("version", "revision", "watermark", "applied")
         )
-        each = _BYTES + names.longest + model.longest + sources.longest
         return cls(
             len(users),
             (
@@ -61,5 +60,5 @@ class Stamp:
                 model.table,
                 sources.table,
             ),
-            each * len(users),
+            _BYTES + names.longest + model.longest + sources.longest,
         )

@@ -15,7 +15,7 @@ from streamer.core.json_kernels import (
     _put_from,
     _put_whole,
 )
-from streamer.core.json_texts import SLACK, Phrases, Texts, cut, quoted
+from streamer.core.json_texts import SLACK, Phrases, Texts, quoted, written
 
 int64 = st.integers(-(2**63) + 1, 2**63 - 1)
 
@@ -85,6 +85,13 @@ def test_phrases_are_encoded_once_and_grow() -> None:
     assert asked == [1, 3, 9]
 
 
-def test_texts_are_cut_where_they_end() -> None:
-    assert cut(np.frombuffer(b"abcdef??", np.uint8), np.array([2, 2, 6])) == [b"ab", b"", b"cdef"]
-    assert cut(np.zeros(4, np.uint8), np.zeros(0, np.int64)) == []
+@given(st.integers(0, 600), st.integers(1, 40))
+def test_texts_are_written_in_turn_and_cut_where_they_end(n: int, longest: int) -> None:
+    expected = [b"%d" % (i % longest) * (i % longest) for i in range(n)]
+
+    def write(out: np.ndarray, ends: np.ndarray, first: int) -> None:
+        some = expected[first : first + len(ends)]
+        ends[:] = np.cumsum([len(text) for text in some])
+        out[: ends[-1]] = np.frombuffer(b"".join(some), np.uint8)
+
+    assert written(n, 2 * longest, write) == expected
