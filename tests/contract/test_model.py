@@ -23,9 +23,10 @@ from streamer.errors import (
     TensorMismatch,
 )
 from streamer.serving import exact
-from streamer.serving.device import Device
+from streamer.serving.device import CPU, Device
 from streamer.serving.model import Model
 from streamer.serving.parity import read_pairs, write_pairs
+from streamer.serving.session import open_session
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -139,6 +140,17 @@ def test_onnx_and_numpy_agree_over_several_blocks(
     )
     assert np.allclose(scores, expected, atol=1e-5)
     assert (rows == expected_rows).mean() > 0.999  # near ties may turn
+
+
+def test_the_scorer_for_onnxruntime_alone_finds_the_same(artefact: Path, model: Model) -> None:
+    scorer = open_session(artefact / "scorer.onnx", CPU)
+    items, k = np.ascontiguousarray(np.repeat(model.item_vectors, 3, axis=0)), np.array([12])
+    bias, excluded = np.repeat(model.item_bias, 3), np.array([[0, 5], [3, 179], [3, 7]])
+    feeds = {"state": states(70), "items": items.T.copy(), "bias": bias, "excluded": excluded, "k": k}
+    expected, expected_rows = scorer.run(feeds)
+    scores, rows = model.score(states(70), items, bias, excluded, 12)
+    assert (scores == expected).all()
+    assert (rows == expected_rows).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
