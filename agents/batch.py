@@ -10,7 +10,7 @@ import numpy as np
 from streamer.core.events import Event
 from streamer.core.user_state import Changes
 from streamer.transport.batch_producer import Outgoing
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 Reader = Callable[[bytes], bytes | None]
 

@@ -23,7 +23,7 @@ from streamer.core.signals.weights import LEARNER_KEY, Published, encode_learner
 from streamer.core.user_state import Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.transport.batch_producer import Pair
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]

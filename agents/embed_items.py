@@ -15,7 +15,7 @@ from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.serving.text_encoder import TextEncoder
 from streamer.transport.batch_producer import Outgoing, Pair
 from streamer.transport.consumer import Record, Run
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 
 class EmbedItems:

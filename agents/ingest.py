@@ -30,7 +30,7 @@ from streamer.core.user_state import Outcome, UserStates
 from streamer.serving.champion import Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.transport.consumer import Run
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 REFRESHED_AT_ONCE = 2000
 """Users whose refreshes, once put off, are made in one go: what is in memory at a time."""

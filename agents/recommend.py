@@ -15,7 +15,7 @@ from streamer.core.stamp import Stamp
 from streamer.core.state_view import StateView
 from streamer.core.user_state import Outcome, UserStates
 from streamer.serving.champion import Champion
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 if TYPE_CHECKING:
     from agents.batch import Batch

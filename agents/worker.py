@@ -24,6 +24,7 @@ from agents.swap_model import SwapModel
 from streamer import telemetry
 from streamer.core.events import EventDecoder
 from streamer.core.interests import Decay
+from streamer.core.pace import Pace
 from streamer.core.partitioner import Partitioner
 from streamer.core.popularity import Popularity
 from streamer.core.put_off import PutOff
@@ -41,7 +42,8 @@ from streamer.transport.batch_producer import BatchProducer
 from streamer.transport.changelog import Changelog
 from streamer.transport.fatal import FATAL_EXIT_CODE
 from streamer.transport.log_reader import LogFollower
-from streamer.transport.pipeline import Delivery, Pipeline, Processor
+from streamer.transport.pipeline import Pipeline, Processor
+from streamer.transport.sending import Delivery
 from streamer.transport.state_store import BatchStore
 from streamer.transport.topics import TABLE, app_id
 
@@ -74,6 +76,7 @@ class Worker:
             broker=[f"kafka://{address}" for address in s.brokers.split(",")],
             batch_topics=frozenset({s.topic("events"), s.topic("items")}),
             run_records=s.max_batch_events,
+            pace=Pace(s.batch_wait_ms / 1000),
             producer=BatchProducer(
                 bootstrap_servers=s.brokers,
                 **s.kafka_options(),
@@ -90,7 +93,7 @@ class Worker:
             broker_heartbeat_interval=min(1.0, s.session_timeout_s / 5),
             broker_commit_interval=1.0,
             broker_max_poll_records=2 * s.max_batch_events,
-            stream_buffer_maxsize=16,
+            stream_buffer_maxsize=4,
         )
 
     def build(self) -> BatchApp:
@@ -133,7 +136,9 @@ class Worker:
 
         async def agent(stream: Any) -> None:
             async for event in stream.noack().events():
-                await pipeline.handle(event, self.app.batch_consumer)
+                consumer = self.app.batch_consumer
+                consumer.ack(event.message)  # for Faust it is done; what may be committed, lanes say
+                await pipeline.handle(event.value, consumer)
 
         self.app.agent(channel, name=f"headwater.{name}")(agent)
 
@@ -175,7 +180,7 @@ class Worker:
         )
         changelog.republish = self._republish
         self.app.changelog = changelog
-        return self._pipeline(self.ingest, store=store, changelog=changelog)
+        return self._pipeline(self.ingest, store=store, changelog=changelog, pace=self.app.pace)
 
     def _collaborative(self) -> Collaborate | None:
         s = self.settings
@@ -201,7 +206,7 @@ class Worker:
         embed = EmbedItems(self.settings.topic("item-vectors"), self.texts, self.swap.serving_encoder)
         return self._pipeline(embed)
 
-    def _pipeline(self, processor: Processor[P], **table: Any) -> Pipeline[P]:
+    def _pipeline(self, processor: Processor[P], **more: Any) -> Pipeline[P]:
         return Pipeline(
             processor,
             producer=self.app.batch_producer,
@@ -210,8 +215,7 @@ class Worker:
             dead_letter_topic=self.settings.topic("dead-letters"),
             depth=self.settings.pipeline_depth,
             max_batch_records=self.settings.max_batch_events,
-            batch_wait_s=self.settings.batch_wait_ms / 1000,
-            **table,
+            **more,
         )
 
     # ------------------------------------------------------------------ life

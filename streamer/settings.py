@@ -90,7 +90,7 @@ class Settings:
 
     # How it works
     max_batch_events: int = field(default=2000, metadata=_by(values.whole(1, 100_000)))
-    batch_wait_ms: float = field(default=3.0, metadata=_by(values.number(0, 1000)))
+    batch_wait_ms: float = field(default=20.0, metadata=_by(values.number(0, 1000)))
     """How long runs of several partitions are gathered before one batch of at most `max_batch_events` is computed: fewer and
     larger batches, for as much more latency."""
     max_staleness_s: float = field(default=0.0, metadata=_by(values.number(0, 60)))

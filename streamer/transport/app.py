@@ -13,6 +13,7 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from streamer import telemetry
+from streamer.core.pace import Pace
 from streamer.transport.batch_producer import BatchProducer
 from streamer.transport.changelog import Changelog
 from streamer.transport.consumer import BatchConsumer, BatchTransport
@@ -31,8 +32,9 @@ SETTLE_S = 4.0
 class BatchApp(faust.App):
     """A Faust app with batch topics, one users table, and pipelines that end its runs.
 
-    batch_topics: topics delivered as one message per partition run.
+    batch_topics: topics delivered as one message per fetch, the runs of its partitions.
     run_records: records per run at most.
+    pace: how far apart fetches are sent.
     on_begin, on_end: called before anything is consumed, and after everything stopped.
     """
 
@@ -42,12 +44,14 @@ class BatchApp(faust.App):
         *,
         batch_topics: frozenset[str],
         run_records: int,
+        pace: Pace,
         producer: BatchProducer,
         on_begin: Callable[[], Awaitable[None]] | None = None,
         on_end: Callable[[], Awaitable[None]] | None = None,
         **conf: Any,
     ) -> None:
         self.batch_topics, self.run_records, self.batch_producer = batch_topics, run_records, producer
+        self.pace = pace
         self.pipelines: list[Pipeline[Any]] = []
         self.changelog: Changelog | None = None
         self.fatal: BaseException | None = None

@@ -7,7 +7,7 @@ they are sent, across rebalances too: hence `abandon`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -73,17 +73,30 @@ class BatchProducer:
         leave in one batch, in order (a user's segments before its head); a group is never split. compression: a codec's name.
         Raises RecordTooLarge, aiokafka's errors, LostOwnership when abandoned meanwhile.
         """
-        if self._producer is None:
-            raise LostOwnership("the producer was given up")
         packer = Packer(topic, CODECS[compression], int(time.time() * 1000))
         packer.add_pairs(pairs)
         packer.add_groups(groups)
-        batches = packer.finish()
-        futures = [await self._producer.send_batch(batch, topic, partition=partition) for batch in batches]
-        return [
-            Sent((await future).offset, batch.record_count())
-            for future, batch in zip(futures, batches, strict=True)
-        ]
+        return await self._acknowledged(await self._hand_over(topic, partition, packer.finish()))
+
+    async def send_all(self, partition: int, outputs: Mapping[str, Iterable[Pair]]) -> None:
+        """Send records of several topics to a partition of each, together, and wait for all acknowledgements."""
+        now_ms, on_their_way = int(time.time() * 1000), []
+        for topic, pairs in outputs.items():
+            packer = Packer(topic, 0, now_ms)
+            packer.add_pairs(pairs)
+            on_their_way += await self._hand_over(topic, partition, packer.finish())
+        await self._acknowledged(on_their_way)
+
+    async def _hand_over(
+        self, topic: str, partition: int, batches: Iterable[BatchBuilder]
+    ) -> list[tuple[Awaitable[Any], BatchBuilder]]:
+        if self._producer is None:
+            raise LostOwnership("the producer was given up")
+        send = self._producer.send_batch
+        return [(await send(batch, topic, partition=partition), batch) for batch in batches]
+
+    async def _acknowledged(self, sent: Iterable[tuple[Awaitable[Any], BatchBuilder]]) -> list[Sent]:
+        return [Sent((await future).offset, batch.record_count()) for future, batch in sent]
 
     async def partitions_for(self, topic: str) -> int:
         """Number of partitions of a topic."""

@@ -1,7 +1,7 @@
-"""The Faust transport that delivers one message per partition run, and commits the end of the done prefix.
+"""The Faust transport that delivers one message per fetch, the runs of its partitions, and commits the end of the done prefix.
 
 What hangs where (faust-streaming 0.15.3): `BatchApp._new_transport` → `BatchTransport.Consumer` → `BatchConsumer` →
-`BatchConsumerThread`. The price of Faust is per message (about 80 µs), so a run of records costs it once. Rules of
+`BatchConsumerThread`. The price of Faust is per message (some 200 µs with its threads), so a whole fetch costs it once. Rules of
 delivery: docs/design.md, 'Delivery'.
 """
 
@@ -22,6 +22,7 @@ from streamer import telemetry
 from streamer.core.lane import Lane, Span, Verdict
 from streamer.errors import LostOwnership
 from streamer.transport.log_batches import FetchedByBatch, runs
+from streamer.transport.paced_fetches import PacedFetches
 from streamer.transport.tolerant_records import tolerate
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher._records = FetchedByBatch(consumer._is_changelog_tp)
         fetcher._fetch_max_wait_ms = FETCH_WAIT_MS
         fetcher._fetch_max_bytes = FETCH_BYTES
+        fetcher._get_actions_per_node = PacedFetches(fetcher._get_actions_per_node, self.app.pace)
         # aiokafka keeps the time of the last good heartbeat in a local variable, hence this one wrap of an instance.
         coordinator = self._ensure_consumer()._coordinator
         beat = cast(Callable[[], Awaitable[bool]], coordinator._do_heartbeat)
@@ -134,25 +136,23 @@ class BatchConsumer(driver.Consumer):
         return await super()._getmany(cast("set[TP] | None", frozen), timeout)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """One message per run of a batch topic (value: the `Run`, offset: its last); changelogs go to recovery from here."""
+        """One message per fetch and batch topic, its value all the runs; changelogs go to recovery from here.
+
+        The message is of one of the partitions; pipelines judge each run by its own lane.
+        """
         fetched, _ = await self._wait_next_records(timeout)
         if self.should_stop:
             return
         if not fetched:
             await self.app.recovery.nothing_fetched()
             return
+        together: dict[str, list[Run]] = {}
         for tp, (_, records) in cast(dict[TP, tuple[int, list[Record]]], fetched).items():
-            if not (records and self.is_batch(tp)):
-                continue
-            for run in await self._accept(TP(*tp), records):
-                last = run.records[-1]
-                yield (
-                    run.tp,
-                    ConsumerMessage(
-                        last.topic, last.partition, last.offset, last.timestamp / 1000, last.timestamp_type,
-                        [], None, cast(Any, run), None, 0, 0, run.tp, generation_id=run.lane.generation,
-                    ),
-                )  # fmt: skip
+            if records and self.is_batch(tp):
+                together.setdefault(tp.topic, []).extend(await self._accept(TP(*tp), records))
+        for accepted in together.values():
+            if accepted:
+                yield self._message(accepted)
         # Compacted topics have holes, so offsets cannot tell: a fetch is stale if its partition was sought since.
         for tp, (epoch, batches) in fetched.items():
             if self.is_batch(tp):
@@ -165,6 +165,17 @@ class BatchConsumer(driver.Consumer):
                     break
                 self.app.recovery.replay(TP(*tp), part)
                 await asyncio.sleep(0)
+
+    def _message(self, accepted: list[Run]) -> tuple[TP, ConsumerMessage]:
+        inbound, now = self.app.monitor.stream_inbound_time, time.monotonic()
+        for run in accepted:  # Faust's watchdog asks for each partition
+            inbound[run.tp] = now
+        run = accepted[-1]
+        last = run.records[-1]
+        return run.tp, ConsumerMessage(
+            last.topic, last.partition, last.offset, last.timestamp / 1000, last.timestamp_type,
+            [], None, cast(Any, accepted), None, 0, 0, run.tp, generation_id=run.lane.generation,
+        )  # fmt: skip
 
     async def _accept(self, tp: TP, records: list[Record]) -> list[Run]:
         """Judge a fetch by its offsets. Refusing is safe: the next fetch shows the hole, and it is fetched again."""
@@ -255,11 +266,20 @@ class BatchConsumer(driver.Consumer):
         await self.app.abandon()
         telemetry.REBALANCES.inc()
 
+    def on_buffer_full(self, tp: TP) -> None:
+        for each in self._siblings(tp):
+            super().on_buffer_full(each)
+
     def on_buffer_drop(self, tp: TP) -> None:
-        if tp in self._paused_partitions:
-            self._buffered_partitions.discard(tp)
-        else:
-            super().on_buffer_drop(tp)
+        for each in self._siblings(tp):
+            if each in self._paused_partitions:
+                self._buffered_partitions.discard(each)
+            else:
+                super().on_buffer_drop(each)
+
+    def _siblings(self, tp: TP) -> list[TP]:
+        """The partitions whose runs come in the same messages."""
+        return [each for each in self._lanes if each.topic == tp.topic] if self.is_batch(tp) else [tp]
 
     async def seek(self, partition: TP, offset: int) -> None:
         self._lanes.pop(TP(partition.topic, partition.partition), None)

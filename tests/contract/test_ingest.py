@@ -23,7 +23,7 @@ from streamer.core.state_records import decode_heads
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
 from streamer.serving.model import Model
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 from tests.tiny_artefact import CATEGORIES, build
 
 TYPES = EventTypes.DEFAULT

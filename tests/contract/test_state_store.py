@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from streamer.core.pace import Pace
 from streamer.core.state_records import SCHEMA, applied
 from streamer.errors import StateError, UnknownSchema
 from streamer.transport.app import BatchApp
@@ -93,6 +94,7 @@ def app_at(folder: Path | str) -> BatchApp:
         "contract",
         batch_topics=frozenset({"events"}),
         run_records=10,
+        pace=Pace(0.0),
         producer=BatchProducer(),
         broker="kafka://127.0.0.1:1",
         datadir=str(folder),

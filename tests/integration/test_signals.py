@@ -15,7 +15,7 @@ from agents.collaborate import Collaborate
 from streamer.core.signals.rows import SignalRows
 from streamer.core.signals.shared import SharedSignals
 from streamer.transport.log_reader import read_log
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 from tests.integration.exactness import recompute
 from tests.integration.stream import Deployment
 from tests.integration.workers import wait_until

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from streamer.core.lane import Lane
 from streamer.errors import LostOwnership
 from streamer.transport.consumer import Run
-from streamer.transport.pipeline import Delivery, Pipeline
+from streamer.transport.pipeline import Pipeline
+from streamer.transport.sending import Delivery
 
 MAX_RECORDS = 6
 PARTITIONS = 2
@@ -36,7 +37,6 @@ class World:
         self.lanes: dict[int, Lane] = {}
         self.waiting: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
         self.flow_active = True
-        self._unacked_messages: set[Any] = set()
 
     async def turns(self) -> None:
         for _ in range(self.random.randint(0, 4)):
@@ -60,14 +60,14 @@ class World:
         run.lane.complete(run.span)
 
     # producer and changelog
-    async def send(self, topic: str, partition: int, pairs: Any, groups: Any = ()) -> list[Any]:
+    async def send_all(self, partition: int, outputs: Any) -> None:
         await self.turns()
-        offsets = [int(value) for _, value in pairs]
-        assert set(offsets) <= set(self.logged[partition]), (
-            "an output left before its state was in the changelog"
-        )
-        self.published[partition] += offsets
-        return []
+        for pairs in outputs.values():
+            offsets = [int(value) for _, value in pairs]
+            assert set(offsets) <= set(self.logged[partition]), (
+                "an output left before its state was in the changelog"
+            )
+            self.published[partition] += offsets
 
     async def append(self, partition: int, heads: Any, groups: Any) -> int:
         await self.turns()
@@ -173,7 +173,7 @@ async def deliver(
             records: Any = [SimpleNamespace(offset=o) for o in range(first, last + 1)]
             lane = world.lanes[p]
             run = Run(TP("events", p), records, lane, lane.deliver(first, last))
-            await pipeline.handle(SimpleNamespace(value=run, message=object()), world)
+            await pipeline.handle([run], world)
             assert pipeline._waiting_records() < 2 * MAX_RECORDS + max(sizes), "whoever reads is held up"
             await world.turns()
 

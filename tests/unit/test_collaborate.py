@@ -32,7 +32,7 @@ from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
 from streamer.serving.model import Model
 from streamer.transport.log_cursor import LogRecord
-from streamer.transport.pipeline import Delivery
+from streamer.transport.sending import Delivery
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "recommendations.schema.json"
 START_MS = 1_700_000_000_000
