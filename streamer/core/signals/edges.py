@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.signals import edge_kernels as kernels
+from streamer.core.signals.pool_kernels import SOON_DISCOUNT
 
 Rows = NDArray[np.int64]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-SOON_DISCOUNT = 0.6
 _SHIFT = np.int64(32)
 _LOW = np.int64(0xFFFFFFFF)
 _RESCALE_AT = 60

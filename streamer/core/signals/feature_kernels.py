@@ -21,8 +21,8 @@ F64 = NDArray[np.float64]
 NONE = -1
 NEVER = np.iinfo(np.int64).min
 NEVER_TAKEN = 10_000
+"""As in pool_kernels: a constant of another module would not renew the compiled kernels when it changes."""
 HALF_LIVES, KINDS = 4, 4
-LOG_FLOOR = np.float32(1e-3)
 _STEEP = np.float32(1 / 1e-3)
 LOG_SCALE = np.float32(1 / math.log1p(1 / 1e-3))
 TICKS = np.float32(1 / 12)

@@ -29,7 +29,6 @@ SHRINK_PAIR = np.float32(10.0)
 """Added to the denominator of a cosine."""
 NEVER_TAKEN = 10_000
 TINY = np.float32(1e-20)
-_FACTORS = 5
 
 
 @compiled
