@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,12 +76,14 @@ class Ingest:
         self._champion, self._reader, self._batcher, self._recommend = champion, reader, batcher, recommend
 
     # ------------------------------------------------------------------ on the event loop
-    async def prepare(self, run: Run) -> DecodedRun:
+    def prepare(self, run: Run) -> DecodedRun | Awaitable[DecodedRun]:
         decoded = self.decode(run)
-        if decoded.text_at:
-            texts = [decoded.events[i].text or "" for i in decoded.text_at]
-            telemetry.ENCODER_TEXTS.labels("event").inc(len(texts))
-            decoded.text_content = await self._batcher.encode(texts, Priority.EVENT)
+        return self._with_texts(decoded) if decoded.text_at else decoded
+
+    async def _with_texts(self, decoded: DecodedRun) -> DecodedRun:
+        texts = [decoded.events[i].text or "" for i in decoded.text_at]
+        telemetry.ENCODER_TEXTS.labels("event").inc(len(texts))
+        decoded.text_content = await self._batcher.encode(texts, Priority.EVENT)
         return decoded
 
     def decode(self, run: Run) -> DecodedRun:

@@ -6,14 +6,16 @@ they are sent, across rebalances too: hence `abandon`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streamer.errors import LostOwnership, RecordTooLarge
+from streamer.transport.produce_request import LeanSender
 
 BATCH_BYTES = 900_000
 """Below the broker's default `message.max.bytes` (1,048,588)."""
@@ -53,9 +55,13 @@ class BatchProducer:
             request_timeout_ms=int(request_timeout_s * 1000),
         )
         self._producer: AIOKafkaProducer | None = None
+        self._known: set[TopicPartition] = set()
+        """What this producer has sent to: the client keeps itself informed about them."""
 
     async def start(self) -> None:
         self._producer = AIOKafkaProducer(**self._options)
+        self._producer._sender = LeanSender.of(self._producer._sender)
+        self._known.clear()
         await self._producer.start()
 
     async def send(
@@ -90,10 +96,19 @@ class BatchProducer:
     async def _hand_over(
         self, topic: str, partition: int, batches: Iterable[BatchBuilder]
     ) -> list[tuple[Awaitable[Any], BatchBuilder]]:
-        if self._producer is None:
-            raise LostOwnership("the producer was given up")
-        send = self._producer.send_batch
-        return [(await send(batch, topic, partition=partition), batch) for batch in batches]
+        sent: list[tuple[Awaitable[Any], BatchBuilder]] = []
+        tp = TopicPartition(topic, partition)
+        for batch in batches:
+            if self._producer is None:
+                raise LostOwnership("the producer was given up")
+            waiting = self._producer._message_accumulator
+            if tp in self._known and not (waiting._batches.get(tp) or waiting._closed or waiting._exception):
+                # What `send_batch` comes to for a known partition for which nothing waits.
+                sent.append((asyncio.shield(waiting._append_batch(batch, tp).future), batch))
+            else:
+                sent.append((await self._producer.send_batch(batch, topic, partition=partition), batch))
+                self._known.add(tp)
+        return sent
 
     async def _acknowledged(self, sent: Iterable[tuple[Awaitable[Any], BatchBuilder]]) -> list[Sent]:
         return [Sent((await future).offset, batch.record_count()) for future, batch in sent]

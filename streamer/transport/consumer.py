@@ -147,9 +147,10 @@ class BatchConsumer(driver.Consumer):
             await self.app.recovery.nothing_fetched()
             return
         together: dict[str, list[Run]] = {}
-        for tp, (_, records) in cast(dict[TP, tuple[int, list[Record]]], fetched).items():
+        for fetched_tp, (_, records) in cast(dict[TP, tuple[int, list[Record]]], fetched).items():
+            tp = TP(*fetched_tp)
             if records and self.is_batch(tp):
-                together.setdefault(tp.topic, []).extend(await self._accept(TP(*tp), records))
+                together.setdefault(tp.topic, []).extend(await self._accept(tp, records))
         for accepted in together.values():
             if accepted:
                 yield self._message(accepted)
@@ -180,7 +181,10 @@ class BatchConsumer(driver.Consumer):
     async def _accept(self, tp: TP, records: list[Record]) -> list[Run]:
         """Judge a fetch by its offsets. Refusing is safe: the next fetch shows the hole, and it is fetched again."""
         lane = self._lanes.get(tp)  # none before the seek
-        wanted = tp in self._get_active_partitions() or tp in self._buffered_partitions
+        active = (
+            self._active_partitions or self._get_active_partitions()
+        )  # the latter looks at every partition
+        wanted = tp in active or tp in self._buffered_partitions
         if (
             lane is None
             or not wanted

@@ -10,7 +10,7 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -30,8 +30,8 @@ P = TypeVar("P")
 class Processor(Protocol[P]):
     """What an agent does with runs."""
 
-    async def prepare(self, run: Run) -> P:
-        """Decode a run (and fetch what else it needs); runs of other partitions go on meanwhile."""
+    def prepare(self, run: Run) -> P | Awaitable[P]:
+        """Decode a run; awaitable where it needs more than that: runs of other partitions go on meanwhile."""
         ...
 
     def compute(self, work: dict[int, list[P]], lagging: bool) -> dict[int, Delivery]:
@@ -53,7 +53,15 @@ class Processor(Protocol[P]):
 @dataclass(eq=False, slots=True)
 class Waiting(Generic[P]):
     run: Run
-    prepared: asyncio.Task[P]
+    prepared: P | asyncio.Future[P]
+
+    @property
+    def ready(self) -> bool:
+        return not isinstance(self.prepared, asyncio.Future) or self.prepared.done()
+
+    def result(self) -> P:
+        """Of a ready one; raises what went wrong."""
+        return self.prepared.result() if isinstance(self.prepared, asyncio.Future) else self.prepared
 
 
 class Pipeline(Generic[P]):
@@ -99,10 +107,16 @@ class Pipeline(Generic[P]):
             return
         for run in runs:
             if consumer.owns(run):
-                prepared = asyncio.ensure_future(self._processor.prepare(run))
-                self._waiting.append(Waiting(run, prepared))
-                prepared.add_done_callback(lambda _: self._wake())
+                self._waiting.append(self._prepare(run))
         self._wake()
+
+    def _prepare(self, run: Run) -> Waiting[P]:
+        prepared = self._processor.prepare(run)
+        if not isinstance(prepared, Awaitable):
+            return Waiting(run, prepared)
+        coming: asyncio.Future[P] = asyncio.ensure_future(prepared)
+        coming.add_done_callback(lambda _: self._wake())
+        return Waiting(run, coming)
 
     def _waiting_records(self) -> int:
         return sum(len(w.run.records) for w in self._waiting)
@@ -164,7 +178,7 @@ class Pipeline(Generic[P]):
                 continue
             size = len(waiting.run.records)
             full = self._sending.full(tp) or (chosen and records + size > self._max_records)
-            if full or not waiting.prepared.done():
+            if full or not waiting.ready:
                 blocked.add(tp)
                 continue
             chosen.append(waiting)
@@ -182,7 +196,7 @@ class Pipeline(Generic[P]):
 
     async def _compute(self, batch: dict[TP, list[Waiting[P]]]) -> None:
         topics = {tp.partition: tp for tp in [*self._latest, *batch]}
-        work = {tp.partition: [w.prepared.result() for w in waiting] for tp, waiting in batch.items()}
+        work = {tp.partition: [w.result() for w in waiting] for tp, waiting in batch.items()}
         for tp, waiting in batch.items():
             self._latest[tp] = waiting[-1].run
         loop = asyncio.get_running_loop()
@@ -208,7 +222,9 @@ class Pipeline(Generic[P]):
 
     def _drop_waiting(self) -> None:
         while self._waiting:
-            self._waiting.popleft().prepared.cancel()
+            prepared = self._waiting.popleft().prepared
+            if isinstance(prepared, asyncio.Future):
+                prepared.cancel()
         self._wake()
 
     async def abandon(self) -> bool:

@@ -58,10 +58,15 @@ def recompute(ingest: Ingest, log: list[LogRecord], topic: str, batch: int = 500
     for partition, records in sorted(by_partition.items()):
         for start in range(0, len(records), batch):
             part = [_Record(topic, r) for r in records[start : start + batch]]
-            decoded: DecodedRun = asyncio.run(ingest.prepare(_Run(TP(topic, partition), part)))  # type: ignore[arg-type]
+            decoded = asyncio.run(_prepared(ingest, _Run(TP(topic, partition), part)))
             changes = ingest.compute({partition: [decoded]})[partition].changes()
             table.update(((partition, key), value) for key, value in changes.items())
     return table
+
+
+async def _prepared(ingest: Ingest, run: Any) -> DecodedRun:
+    prepared = ingest.prepare(run)
+    return prepared if isinstance(prepared, DecodedRun) else await prepared
 
 
 class _Record:
