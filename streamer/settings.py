@@ -91,8 +91,8 @@ class Settings:
     # How it works
     max_batch_events: int = field(default=2000, metadata=_by(values.whole(1, 100_000)))
     batch_wait_ms: float = field(default=20.0, metadata=_by(values.number(0, 1000)))
-    """How long runs of several partitions are gathered before one batch of at most `max_batch_events` is computed: fewer and
-    larger batches, for as much more latency."""
+    """How far apart fetches, and with them batches, are at most held: at low load a batch waits until the last one's processor
+    time is half of the time since it began, so that few events do not keep a worker as busy as many. 0 = never wait."""
     max_staleness_s: float = field(default=0.0, metadata=_by(values.number(0, 60)))
     """While a worker lags, refreshes may be put off for this long, so that a user's next events need no list of their own; 0 =
     every touched user of every batch is refreshed. State is never put off. With refresh=event it has no effect."""
