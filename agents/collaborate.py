@@ -240,7 +240,7 @@ class Told:
     def after(self, events: EventColumns, past: Past, outcome: NDArray[np.uint8]) -> None:
         how = self._how
         weight = how._weight[events.type]
-        at = np.flatnonzero((outcome == Outcome.APPLIED) & (events.item != 0) & (weight > 0))
+        at = np.flatnonzero((outcome == Outcome.APPLIED) & (events.item != 0) & ~events.person & (weight > 0))
         if not at.size:
             return
         gap = how._session_gap_ms
@@ -258,7 +258,7 @@ class Told:
         if signals is None or not len(champion.catalogue.ids):
             return
         chosen = (self._partition[events.user] == LEARNER_PARTITION) & (events.offset % SAMPLE == 0)
-        chosen &= (events.item != 0) & (how._weight[events.type] > 0)
+        chosen &= (events.item != 0) & ~events.person & (how._weight[events.type] > 0)
         at = np.flatnonzero(chosen & (events.offset > states.heads["applied"][events.user]))
         if not at.size:
             return

@@ -22,6 +22,7 @@ from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
 from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_precision, write_graph
 from model_export.retrieval_graphs import DEVICE_SCORERS, exact_scorer, grouped_scorer
+from model_export.social import MetUsers, as_content
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
     CENTROIDS,
@@ -30,7 +31,10 @@ from streamer.core.manifest import (
     LISTS,
     MANIFEST,
     STEP,
+    USER_HASHES,
+    USER_VECTORS,
     Manifest,
+    UsersSpec,
     contract_tensors,
     encode_manifest,
     encoder_digest,
@@ -51,6 +55,7 @@ _AXES: dict[str, dict[str, dict[int, str]]] = {
     "heads": {"state": {0: "B"}},
     "tower": {"content": {0: "N"}},
 }
+_USERS_AT_ONCE = 1 << 14
 _ABANDONED_S = 6 * 3600.0
 
 
@@ -68,13 +73,15 @@ def export_artefact(
     window: int,
     encoder_dir: Path,
     sequences: Mapping[str, Array] | None = None,
+    users: MetUsers | None = None,
     version: str | None = None,
 ) -> Path:
     """Export, verify and publish as `out`/<version>; return that path.
 
     `content` (N, 384) f32 are the items' text vectors, `popularity` (N,) their events in training, `window` the length of
     the behaviour window that training saw, `encoder_dir` an exported encoder (text_export.cached_encoder), `sequences`
-    real windows to verify with (verify.verify_artefact). The version is a digest of the content unless given, so the same
+    real windows to verify with (verify.verify_artefact), `users` whom it knows by the
+    graph of friends. The version is a digest of the content unless given, so the same
     model is the same directory.
 
     All is written to a hidden directory beside, verified, flushed and renamed: a full disk, a kill or a failed
@@ -88,11 +95,13 @@ def export_artefact(
     try:
         _write_graphs(model, folder)
         _write_tables(model, folder, item_ids, popularity)
+        if users is not None:
+            _write_users(model, folder, users)
         for name in (ENCODER, TOKENIZER):
             shutil.copyfile(encoder_dir / name, folder / name)
         write_graph(in_half_precision(folder / ENCODER), folder / HALF_ENCODER)
         _write_parity(model, folder, seed, content, read_pairs(encoder_dir))
-        manifest = _manifest(model, folder, head_labels, metrics, seed, data_hash, window, version)
+        manifest = _manifest(model, folder, head_labels, metrics, seed, data_hash, window, users, version)
         (folder / MANIFEST).write_bytes(encode_manifest(manifest))
         if len(item_ids) > EXACT_ITEMS:
             manifest = _with_index(folder, manifest, sequences, version)
@@ -159,6 +168,17 @@ def _write_tables(model: UserModel, folder: Path, item_ids: Sequence[str], popul
     (folder / "items.ids").write_text(json.dumps(list(item_ids)), encoding="utf-8")
 
 
+def _write_users(model: UserModel, folder: Path, users: MetUsers) -> None:
+    """What the item tower makes of their graph contents."""
+    vectors = np.empty((len(users.hashes), model.config.dim), np.float16)
+    with torch.inference_mode():
+        for start in range(0, len(vectors), _USERS_AT_ONCE):
+            some = slice(start, start + _USERS_AT_ONCE)
+            vectors[some] = model.tower(torch.from_numpy(as_content(users.graph[some])))[0].numpy()
+    np.save(folder / USER_HASHES, users.hashes, allow_pickle=False)
+    np.save(folder / USER_VECTORS, vectors, allow_pickle=False)
+
+
 def _write_parity(
     model: UserModel, folder: Path, seed: int, content: Array, encoder: Mapping[str, Array]
 ) -> None:
@@ -185,12 +205,14 @@ def _manifest(
     seed: int,
     data_hash: str,
     window: int,
+    users: MetUsers | None,
     version: str | None,
 ) -> Manifest:
     config = model.config
     heads = {task: list(head_labels[task]) for task in config.heads}
     missing = frozenset() if "step" in config.operations else frozenset({STEP})
-    files = {name: sha256_of(folder / name) for name in FILES if name not in missing}
+    names = [*FILES, *(() if users is None else (USER_HASHES, USER_VECTORS))]
+    files = {name: sha256_of(folder / name) for name in names if name not in missing}
     tensors = contract_tensors(config.hidden, config.dim, heads, config.content_dim)
     config_hash = _digest(dataclasses.asdict(config))
     return Manifest(
@@ -208,6 +230,7 @@ def _manifest(
         window=window,
         vocabulary_hash=files["items.ids"][:16],
         encoder=encoder_digest(files[ENCODER], files[TOKENIZER]),
+        users=None if users is None else UsersSpec(n=len(users.hashes), type=users.type_code),
         heads=heads,
         tensors={file: specs for file, specs in tensors.items() if file not in missing},
         files=files,

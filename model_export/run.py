@@ -24,7 +24,7 @@ from model_export.export import export_artefact
 from model_export.interactions import NONE, Interactions
 from model_export.model_card import Card
 from model_export.slices import Attributes, Judgement, exposure, slices
-from model_export.social import GraphConfig, meet, user_records
+from model_export.social import GraphConfig, MetUsers, meet
 from model_export.text_export import cached_encoder, encode_catalogue
 from model_export.tracking import trackers
 from model_export.training import Trained, train
@@ -93,7 +93,7 @@ def train_and_export(
 
     A model card goes to `out`/cards/<version>, TensorBoard's files to `tensorboard` or `out`/tensorboard. `attributes`: name
     → user id → value, whose groups the card compares. With `graph`, known users are introduced by what the graph of friends
-    and events says of them; their records for `items` are written beside, too.
+    and events says of them, and the artefact knows them.
     """
     prepared = Prepared.of(past, encoder, console)
     data, texts_then, texts_now = prepared.data, prepared.texts, prepared.texts
@@ -150,12 +150,11 @@ def train_and_export(
         seed=config.seed,
         data_hash=card.data_hash,
         window=window,
+        users=None if meeting is None else MetUsers.of(past.users, meeting),
     )
     sequences = real_windows(trained, types, window)
     path = export_checkpoint(checkpoint, out, encoder=prepared.encoder, sequences=sequences, console=console)
     checkpoint.save(out / f"{checkpoint.version}.pt")
-    if meeting is not None:
-        user_records(past.users, meeting.now, out / f"{checkpoint.version}.users.jsonl")
     written = card.write(out / CARDS / card.version)
     unfinished.unlink(missing_ok=True)
     console.print(f"trained in {trained.seconds:.0f} s; model card: {written}")
@@ -183,6 +182,7 @@ def export_checkpoint(
             seed=checkpoint.seed,
             data_hash=checkpoint.data_hash,
             window=checkpoint.window,
+            users=checkpoint.users,
             encoder_dir=cached_encoder() if encoder is None else encoder,
             sequences=sequences,
             version=checkpoint.version,

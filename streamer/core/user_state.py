@@ -125,6 +125,11 @@ class UserStates:
     def __len__(self) -> int:
         return len(self.heads)
 
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """User ids (U), UTF-8."""
+        return self._keys
+
     def absorb(self, users: Rows, events: EventColumns) -> NDArray[np.uint8]:
         """One event for each of `users` (n,), which are distinct; `events` has n rows. Returns Outcome codes (n,)."""
         heads = self.heads
