@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +87,16 @@ class Blended:
     weights: str
     """Name of the weights"""
 
+    def at(self, places: Rows) -> Blended:
+        """The items at places (n, k')."""
+        return Blended(
+            np.take_along_axis(self.score, places, 1),
+            np.take_along_axis(self.row, places, 1),
+            np.take_along_axis(self.reason, places, 1),
+            np.take_along_axis(self.signal, places, 1),
+            self.weights,
+        )
+
 
 class Collaborate:
     """One per worker; used in the executor only.
@@ -150,9 +161,19 @@ class Collaborate:
         return Extra(np.where(best >= 0, number[best], NONE), score)
 
     def lists(
-        self, champion: Champion, keys: list[bytes], past: Past, gru: F32, seen: tuple[Rows, Hashes], k: int
+        self,
+        champion: Champion,
+        keys: list[bytes],
+        past: Past,
+        gru: F32,
+        seen: tuple[Rows, Hashes],
+        k: int,
+        choose: Callable[[Champion, F32, Rows], Rows | None],
     ) -> Blended | None:
-        """None while there is nothing to blend with. seen: positions (m,) and item hashes (m,) that must not be listed."""
+        """None while there is nothing to blend with. seen: positions (m,) and item hashes (m,) that must not be listed.
+
+        choose: of scores and catalogue rows (n, k) the places that make the lists, None = all.
+        """
         shared = self.shared
         if not shared.ready or not len(champion.catalogue.ids):
             return None
@@ -170,6 +191,10 @@ class Collaborate:
         reason = np.where(ranked.because != NONE, rows[ranked.because], -1)
         code = np.where(row >= 0, ranked.signal, -1).astype(np.int64)
         blended = Blended(ranked.score, row, reason, code, published.name)
+        places = choose(champion, ranked.score, row)
+        if places is not None:
+            blended = blended.at(places)
+            code = blended.signal
         if self._explore > 0:
             self._put_fresh(blended, ranked, champion, keys, past, gru, excluded)
         for signal, count in enumerate(np.bincount(code[code >= 0], minlength=len(Signal)).tolist()):

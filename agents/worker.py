@@ -150,6 +150,7 @@ class Worker:
             per_event=s.refresh == "event",
             top_k=s.top_k,
             exclude_seen=s.exclude_seen,
+            diversity=s.diversity,
             collaborate=self.collaborate,
         )
         partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)

@@ -91,7 +91,7 @@ def judge(model: UserModel, held_out: HeldOut, types: EventTypes, texts: F32 | N
     with torch.inference_mode():
         vectors, bias = model.item_table()
         for group in _groups(held_out):
-            states = _states(model, vectors, [history for history, _ in group], texts)
+            states = states_of(model, vectors, [history for history, _ in group], texts)
             for (history, first), of_user in zip(group, states, strict=True):
                 places = np.arange(first, len(history))[history.item[first:] != NONE]
                 rows.append(history.rows[places])
@@ -115,7 +115,7 @@ def _groups(held_out: HeldOut) -> Iterator[list[tuple[History, int]]]:
         yield group
 
 
-def _states(model: UserModel, vectors: Tensor, histories: Sequence[History], texts: F32 | None) -> Tensor:
+def states_of(model: UserModel, vectors: Tensor, histories: Sequence[History], texts: F32 | None) -> Tensor:
     """(B, T, H)"""
     shape = len(histories), max(map(len, histories))
     item, text = np.full(shape, NONE, np.int64), np.full(shape, NONE, np.int64)
