@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from streamer.cli.check_lists import Audit
+from streamer.cli.audit import Audit
 from streamer.core.protocol import Recommendation, Recommendations, Source
 from streamer.core.signals.blend import Blend
 from streamer.core.signals.weights import LEARNER_KEY, Published, encode_learner

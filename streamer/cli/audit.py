@@ -1,4 +1,4 @@
-"""`headwater check-lists`: does every published list name weights that are kept, whole, and under that very name?
+"""`headwater audit`: does every published list name weights that are kept, whole, and under that very name?
 
 What can be proved of a blended list afterwards. Its scores cannot be: they depend on counts in the order in which each worker
 read the partitions of `signal-events`, which no log holds. States are another matter, and exact (tests/integration).
