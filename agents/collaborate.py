@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,16 @@ class Blended:
     """(n, k) number of the `Signal` that carried each most, -1 where there is none"""
     weights: str
     """Name of the weights"""
+
+    def at(self, places: Rows) -> Blended:
+        """The items at places (n, k')."""
+        return Blended(
+            np.take_along_axis(self.score, places, 1),
+            np.take_along_axis(self.row, places, 1),
+            np.take_along_axis(self.reason, places, 1),
+            np.take_along_axis(self.signal, places, 1),
+            self.weights,
+        )
 
 
 class Collaborate:
@@ -181,9 +192,19 @@ class Collaborate:
         return Extra(np.where(best >= 0, number[best], NONE), score)
 
     def lists(
-        self, champion: Champion, keys: list[bytes], past: Past, gru: F32, seen: tuple[Rows, Hashes], k: int
+        self,
+        champion: Champion,
+        keys: list[bytes],
+        past: Past,
+        gru: F32,
+        seen: tuple[Rows, Hashes],
+        k: int,
+        choose: Callable[[Champion, F32, Rows], Rows | None],
     ) -> Blended | None:
-        """None while there is nothing to blend with. seen: positions (m,) and item hashes (m,) that must not be listed."""
+        """None while there is nothing to blend with. seen: positions (m,) and item hashes (m,) that must not be listed.
+
+        choose: of scores and catalogue rows (n, k) the places that make the lists, None = all.
+        """
         shared = self.shared
         self._meet(champion)
         if not shared.ready or not len(champion.catalogue.ids):
@@ -202,6 +223,10 @@ class Collaborate:
         reason = np.where(ranked.because != NONE, rows[ranked.because], -1)
         code = np.where(row >= 0, ranked.signal, -1).astype(np.int64)
         blended = Blended(ranked.score, row, reason, code, published.name)
+        places = choose(champion, ranked.score, row)
+        if places is not None:
+            blended = blended.at(places)
+            code = blended.signal
         if self._explore > 0:
             self._put_fresh(blended, ranked, champion, keys, past, gru, excluded)
         for signal, count in enumerate(np.bincount(code[code >= 0], minlength=len(Signal)).tolist()):
@@ -287,7 +312,7 @@ class Told:
         wide = np.zeros((len(item), PAST), np.uint64)
         wide[:, : past_item.shape[1]] = past_item
         rows = SignalRows(events.offset[with_item], time_ms, item, weight, session, wide)
-        told = np.flatnonzero(weight > 0)
+        told = np.flatnonzero((weight > 0) & ~events.person[with_item])
         self._rows.append((self._partition[events.user[with_item[told]]], rows.take(told)))
 
     def learn(self, events: EventColumns) -> None:
@@ -303,7 +328,7 @@ class Told:
         chosen = np.zeros(len(events), np.bool_)
         chosen[np.unique(events.user, return_index=True)[1]] = True
         chosen &= self._partition[events.user] == LEARNER_PARTITION
-        chosen &= (events.item != 0) & (how._weight[events.type] > 0)
+        chosen &= (events.item != 0) & ~events.person & (how._weight[events.type] > 0)
         chosen &= events.time > champion.model.manifest.trained_until_ms
         at = np.flatnonzero(chosen & (events.offset > states.heads["applied"][events.user]))
         at = how.sample(at, events.time)

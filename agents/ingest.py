@@ -27,7 +27,7 @@ from streamer.core.interests import Decay
 from streamer.core.put_off import PutOff
 from streamer.core.runs import Runs
 from streamer.core.user_state import Outcome, UserStates
-from streamer.serving.champion import Champion
+from streamer.serving.champion import MET_BEFORE_MS, Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.transport.consumer import Run
 from streamer.transport.sending import Delivery
@@ -233,9 +233,15 @@ class Ingest:
         self, champion: Champion, states: UserStates, events: EventColumns, text_vectors: np.ndarray | None
     ) -> np.ndarray:
         """Absorb events (n,) and step their users' states. Returns Outcome codes (n,)."""
-        last_time = states.heads["last_time"].copy()
+        last_time, version = states.heads["last_time"].copy(), states.heads["version"].copy()
         outcome = states.absorb_all(events)
         rows = np.flatnonzero(outcome == Outcome.APPLIED)
+        if rows.size and champion.model.users is not None:
+            begun = np.unique(events.user[rows][version[events.user[rows]] == 0])
+            met = champion.meet(states, begun)
+            first = rows[np.unique(events.user[rows], return_index=True)[1]]
+            first = first[np.isin(events.user[first], met)]
+            last_time[events.user[first]] = events.time[first] - MET_BEFORE_MS
         if rows.size and champion.recurrent:
             runs = Runs.of(events.user[rows])
             rows = rows[runs.order]

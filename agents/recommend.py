@@ -9,6 +9,7 @@ import numpy as np
 
 from agents.collaborate import Blended, Collaborate, Past
 from streamer.core.columns import EventColumns
+from streamer.core.diversity import CANDIDATES, F32, diverse
 from streamer.core.profile import profiles
 from streamer.core.ranking import ItemTexts, Rows, because, exclusions, rank, recommendations
 from streamer.core.stamp import Stamp
@@ -31,7 +32,7 @@ class Recommend:
     """How lists are made.
 
     per_event: refresh after every event instead of once per batch. top_k: list length. exclude_seen: leave out what the
-    user has consumed.
+    user has consumed. diversity: how much a list shuns items that are like those above them, 0..1.
     """
 
     profiles_topic: str
@@ -41,6 +42,18 @@ class Recommend:
     exclude_seen: bool
     collaborate: Collaborate | None = None
     """Who blends the model with what other users did; None = the model alone ranks."""
+    diversity: float = 0.0
+
+    @property
+    def candidates(self) -> int:
+        """Items ranked for each list."""
+        return self.top_k * CANDIDATES if self.diversity else self.top_k
+
+    def listed(self, champion: Champion, scores: F32, rows: Rows) -> Rows | None:
+        """Places (n, k) of ranked candidates (n, C) that make the lists, None for the first k."""
+        if not self.diversity:
+            return None
+        return diverse(scores, rows, champion.catalogue.vectors, self.diversity, self.top_k)
 
     def begin(self, champion: Champion, states: UserStates, batch: Batch) -> Refresh:
         return Refresh(self, champion, states, batch)
@@ -142,7 +155,9 @@ class Refresh:
         if collaborate is not None:
             seen = view.seen if self._how.exclude_seen else (np.zeros(0, np.int64), np.zeros(0, np.uint64))
             past = Past.join(self._past)
-            blended = collaborate.lists(champion, keys, past, view.heads["gru"], seen, self._how.top_k)
+            blended = collaborate.lists(
+                champion, keys, past, view.heads["gru"], seen, self._how.candidates, self._how.listed
+            )
             if blended is not None:
                 return blended_lists(blended, stamp, champion.item_texts)
         scores, rows, usable = self._top_k(view)
@@ -157,7 +172,7 @@ class Refresh:
         if self._how.exclude_seen:
             excluded = exclusions(*view.seen, champion.catalogue.rows)
         usable = heads["usable"] > 0
-        scores, rows = champion.score(heads["gru"].astype(np.float32), excluded, self._how.top_k)
+        scores, rows = champion.score(heads["gru"].astype(np.float32), excluded, self._how.candidates)
         if not usable.all() and scores.shape[1]:
             cold = np.flatnonzero(~usable)
             theirs = np.isin(excluded[:, 0], cold)
@@ -165,6 +180,9 @@ class Refresh:
             as_of = heads["watermark"][cold]
             scores[cold], rows[cold] = champion.popular(len(cold), renumbered, scores.shape[1], as_of)
         scores, rows, _ = rank(scores, rows)
+        places = self._how.listed(champion, scores, rows)
+        if places is not None:
+            scores, rows = np.take_along_axis(scores, places, 1), np.take_along_axis(rows, places, 1)
         return scores, rows, usable
 
 

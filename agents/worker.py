@@ -271,6 +271,7 @@ def event_processor(
         per_event=s.refresh == "event",
         top_k=s.top_k,
         exclude_seen=s.exclude_seen,
+        diversity=s.diversity,
         collaborate=collaborate,
     )
     partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)

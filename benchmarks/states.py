@@ -59,6 +59,7 @@ def lived(n: int, hidden: int, items: int, seed: int = 0) -> list[list[Pair]]:
                 type=kind,
                 value=np.where(kind == codes[2], rng.integers(1, 6, size=n), 0).astype(np.float32),
                 item=catalogue[item],
+                person=np.zeros(n, np.bool_),
                 event=rng.integers(1 << 32, size=n, dtype=np.uint32),
                 known=np.ones(n, np.bool_),
                 labels=labels,

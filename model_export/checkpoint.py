@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from model_export.network import ModelConfig, UserModel
+from model_export.social import MetUsers
 from streamer.errors import DataError
 
 FORMAT = 3
@@ -36,16 +37,28 @@ class Checkpoint:
     """Time of the last event that was trained on."""
     blend: bytes | None = None
     """First weights of the collaborative blend (core.signals.weights.Shipped)."""
+    users: MetUsers | None = None
 
     def save(self, path: Path) -> None:
         """Written beside and renamed, so that a file with this name is whole."""
-        fields = {name: value for name, value in self.__dict__.items() if name not in ("model", "popularity")}
+        fields = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("model", "popularity", "users")
+        }
         content = {
             "format": FORMAT,
             "config": {**asdict(self.model.config), "heads": dict(self.model.config.heads)},
             "weights": self.model.state_dict(),
             "popularity": torch.from_numpy(self.popularity),
             "fields": fields,
+            "users": None
+            if self.users is None
+            else {
+                "hashes": torch.from_numpy(self.users.hashes.view(np.int64)),
+                "graph": torch.from_numpy(self.users.graph),
+                "type_code": self.users.type_code,
+            },
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.unfinished")
@@ -66,7 +79,13 @@ class Checkpoint:
         weights = content["weights"]
         model = UserModel(ModelConfig(**content["config"]), weights["content"])
         model.load_state_dict(weights)
-        return cls(model=model.eval(), popularity=content["popularity"].numpy(), **content["fields"])
+        met = content["users"]
+        users = met and MetUsers(
+            met["hashes"].numpy().view(np.uint64), met["graph"].numpy(), met["type_code"]
+        )
+        return cls(
+            model=model.eval(), popularity=content["popularity"].numpy(), users=users, **content["fields"]
+        )
 
 
 def version_of(model: UserModel, now: datetime | None = None) -> str:

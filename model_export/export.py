@@ -22,6 +22,7 @@ from model_export.golden import INPUTS, OUTPUTS, golden_pairs, random_inputs
 from model_export.network import UserModel
 from model_export.onnx_export import OPSET, OneMethod, export_graph, in_half_precision, write_graph
 from model_export.retrieval_graphs import DEVICE_SCORERS, all_products, exact_scorer, grouped_scorer
+from model_export.social import MetUsers, as_content
 from model_export.steps_graph import scanned
 from model_export.verify import verify_artefact
 from streamer.core.manifest import (
@@ -32,7 +33,10 @@ from streamer.core.manifest import (
     LISTS,
     MANIFEST,
     STEPS,
+    USER_HASHES,
+    USER_VECTORS,
     Manifest,
+    UsersSpec,
     contract_tensors,
     encode_manifest,
     encoder_digest,
@@ -53,6 +57,7 @@ _AXES: dict[str, dict[str, dict[int, str]]] = {
     "heads": {"state": {0: "B"}},
     "tower": {"content": {0: "N"}},
 }
+_USERS_AT_ONCE = 1 << 14
 _ABANDONED_S = 6 * 3600.0
 
 
@@ -72,6 +77,7 @@ def export_artefact(
     trained_until_ms: int = 0,
     blend: bytes | None = None,
     sequences: Mapping[str, Array] | None = None,
+    users: MetUsers | None = None,
     version: str | None = None,
 ) -> Path:
     """Export, verify and publish as `out`/<version>; return that path.
@@ -79,7 +85,8 @@ def export_artefact(
     `content` (N, 384) f32 are the items' text vectors, `popularity` (N,) their events in training, `window` the length of
     the behaviour window that training saw, `encoder_dir` an exported encoder (text_export.cached_encoder), `blend` first
     weights of the collaborative blend (core.signals.weights.Shipped), `sequences` real windows to verify with
-    (verify.verify_artefact). The version is a digest of the content unless given, so the same model is the same directory.
+    (verify.verify_artefact), `users` whom it knows by the graph of friends. The version is a digest of the content unless
+    given, so the same model is the same directory.
 
     All is written to a hidden directory beside, verified, flushed and renamed: a full disk, a kill or a failed
     verification leaves no version. Raises ArtefactError, or DataError if the arguments do not fit together.
@@ -92,6 +99,8 @@ def export_artefact(
     try:
         _write_graphs(model, folder)
         _write_tables(model, folder, item_ids, popularity)
+        if users is not None:
+            _write_users(model, folder, users)
         for name in (ENCODER, TOKENIZER):
             shutil.copyfile(encoder_dir / name, folder / name)
         write_graph(in_half_precision(folder / ENCODER), folder / HALF_ENCODER)
@@ -99,7 +108,7 @@ def export_artefact(
         if blend is not None:
             (folder / BLEND).write_bytes(blend)
         manifest = _manifest(
-            model, folder, head_labels, metrics, seed, data_hash, window, trained_until_ms, version
+            model, folder, head_labels, metrics, seed, data_hash, window, trained_until_ms, users, version
         )
         (folder / MANIFEST).write_bytes(encode_manifest(manifest))
         if len(item_ids) > EXACT_ITEMS:
@@ -170,6 +179,17 @@ def _write_tables(model: UserModel, folder: Path, item_ids: Sequence[str], popul
     (folder / "items.ids").write_text(json.dumps(list(item_ids)), encoding="utf-8")
 
 
+def _write_users(model: UserModel, folder: Path, users: MetUsers) -> None:
+    """What the item tower makes of their graph contents."""
+    vectors = np.empty((len(users.hashes), model.config.dim), np.float16)
+    with torch.inference_mode():
+        for start in range(0, len(vectors), _USERS_AT_ONCE):
+            some = slice(start, start + _USERS_AT_ONCE)
+            vectors[some] = model.tower(torch.from_numpy(as_content(users.graph[some])))[0].numpy()
+    np.save(folder / USER_HASHES, users.hashes, allow_pickle=False)
+    np.save(folder / USER_VECTORS, vectors, allow_pickle=False)
+
+
 def _write_parity(
     model: UserModel, folder: Path, seed: int, content: Array, encoder: Mapping[str, Array]
 ) -> None:
@@ -197,12 +217,14 @@ def _manifest(
     data_hash: str,
     window: int,
     trained_until_ms: int,
+    users: MetUsers | None,
     version: str | None,
 ) -> Manifest:
     config = model.config
     heads = {task: list(head_labels[task]) for task in config.heads}
     missing = frozenset() if "step" in config.operations else frozenset(STEPS)
-    names = [name for name in FILES if name not in missing]
+    of_users = () if users is None else (USER_HASHES, USER_VECTORS)
+    names = [*(name for name in FILES if name not in missing), *of_users]
     files = {
         name: sha256_of(folder / name)
         for name in (*names, BLEND)
@@ -226,6 +248,7 @@ def _manifest(
         trained_until_ms=trained_until_ms,
         vocabulary_hash=files["items.ids"][:16],
         encoder=encoder_digest(files[ENCODER], files[TOKENIZER]),
+        users=None if users is None else UsersSpec(n=len(users.hashes), type=users.type_code),
         heads=heads,
         tensors={file: specs for file, specs in tensors.items() if file not in missing},
         files=files,

@@ -25,7 +25,7 @@ from model_export.export import export_artefact
 from model_export.interactions import NONE, Interactions
 from model_export.model_card import Card
 from model_export.slices import Attributes, Judgement, exposure, slices
-from model_export.social import GraphConfig, meet, user_records
+from model_export.social import GraphConfig, MetUsers, meet
 from model_export.text_export import cached_encoder, encode_catalogue
 from model_export.tracking import trackers
 from model_export.training import Trained, train
@@ -94,7 +94,7 @@ def train_and_export(
 
     A model card goes to `out`/cards/<version>, TensorBoard's files to `tensorboard` or `out`/tensorboard. `attributes`: name
     → user id → value, whose groups the card compares. With `graph`, known users are introduced by what the graph of friends
-    and events says of them; their records for `items` are written beside, too.
+    and events says of them, and the artefact knows them.
     """
     prepared = Prepared.of(past, encoder, console)
     data, texts_then, texts_now = prepared.data, prepared.texts, prepared.texts
@@ -157,12 +157,11 @@ def train_and_export(
         window=window,
         trained_until_ms=int(data.timestamp_ms.max()),
         blend=None if blend is None else blend.shipped.learner,
+        users=None if meeting is None else MetUsers.of(past.users, meeting),
     )
     sequences = real_windows(trained, types, window)
     path = export_checkpoint(checkpoint, out, encoder=prepared.encoder, sequences=sequences, console=console)
     checkpoint.save(out / f"{checkpoint.version}.pt")
-    if meeting is not None:
-        user_records(past.users, meeting.now, out / f"{checkpoint.version}.users.jsonl")
     written = card.write(out / CARDS / card.version)
     unfinished.unlink(missing_ok=True)
     console.print(f"trained in {trained.seconds:.0f} s; model card: {written}")
@@ -192,6 +191,7 @@ def export_checkpoint(
             window=checkpoint.window,
             trained_until_ms=checkpoint.trained_until_ms,
             blend=checkpoint.blend,
+            users=checkpoint.users,
             encoder_dir=cached_encoder() if encoder is None else encoder,
             sequences=sequences,
             version=checkpoint.version,

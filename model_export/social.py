@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from torch.nn import functional
 
 from model_export.interactions import NONE, Interactions
 from streamer.core.event_types import EventTypes
+from streamer.core.hashing import user_hash
 from streamer.core.manifest import CONTENT_DIM
-from streamer.core.protocol import ItemRecord, encode
 from streamer.errors import DataError
 
 F32 = NDArray[np.float32]
@@ -290,17 +289,20 @@ def _known(vectors: F32) -> NDArray[np.bool_]:
     return np.asarray(vectors.any(axis=1))
 
 
-def user_records(users: Sequence[str], vectors: F32, file: Path) -> None:
-    """Write the users as records for `items`, one a line: never recommended, their content the graph's vector.
+@dataclass(frozen=True)
+class MetUsers:
+    """Whom a model knows by the graph, as its artefact and its checkpoint hold them."""
 
-    They are for an embedding agent that takes a ready-made `content` out of a record's vectors.
-    """
-    content = as_content(vectors)
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    with unfinished.open("wb") as lines:
-        for row in np.flatnonzero(_known(vectors)).tolist():
-            record = ItemRecord(
-                USER_ITEM + users[row], "", available=False, vectors={"content": content[row].tolist()}
-            )
-            lines.write(encode(record) + b"\n")
-    unfinished.replace(file)
+    hashes: NDArray[np.uint64]
+    """(U,) core.hashing.user_hash, ascending."""
+    graph: F32
+    """(U, D)"""
+    type_code: int
+
+    @classmethod
+    def of(cls, users: Sequence[str], meeting: Meeting) -> MetUsers | None:
+        """Those of `users` with a vector at the end of the log; None where nobody has one."""
+        rows = np.flatnonzero(_known(meeting.now))
+        hashes = np.array([user_hash(users[row]) for row in rows.tolist()], np.uint64)
+        hashes, first = np.unique(hashes, return_index=True)
+        return cls(hashes, meeting.now[rows[first]], meeting.type_code) if len(hashes) else None

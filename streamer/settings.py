@@ -82,6 +82,8 @@ class Settings:
     """One output per touched user and batch, or after every event."""
     top_k: int = field(default=10, metadata=_by(values.whole(1, 1000)))
     exclude_seen: bool = field(default=True, metadata=_by(values.truth))
+    diversity: float = field(default=0.0, metadata=_by(values.number(0, 1)))
+    """How much a list shuns items that are like those above them (maximal marginal relevance); 0 = not at all."""
 
     signals: Literal["on", "off"] = field(default="on", metadata=_by(values.one_of("on", "off")))
     """Whether lists are blended from the model and collaborative signals that learn with every event."""

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from model_export.export import export_artefact
 from model_export.network import ModelConfig, UserModel
 from model_export.onnx_export import quiet
+from model_export.social import MetUsers
 from model_export.text_export import export_encoder
 from streamer.serving.text_encoder import TextEncoder
 
@@ -32,6 +33,7 @@ def build(
     version: str | None = None,
     bert: Path | None = None,
     encoder: str = "gru",
+    users: MetUsers | None = None,
 ) -> Path:
     """Export an artefact into `out` and return its directory; items are "i0", "i1", … and their popularity falls.
 
@@ -52,6 +54,7 @@ def build(
         data_hash="0" * 16,
         window=100,
         encoder_dir=encoder_dir,
+        users=users,
         version=version,
     )
 

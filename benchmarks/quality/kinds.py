@@ -86,3 +86,10 @@ def clipped(values: pl.Series | None, events: int) -> NDArray[np.float32]:
     bounds = _bounds(finite)
     cut = finite.clip(bounds["value_min"], bounds["value_max"])
     return cut.cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()
+
+
+def with_follow(types: EventTypes) -> EventTypes:
+    """The same table with `follow`, by which users are met."""
+    if "follow" in types.by_name:
+        return types
+    return EventTypes([*types, replace(EventTypes.DEFAULT.by_name["follow"], needs_target=False)])

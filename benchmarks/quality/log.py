@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from benchmarks.quality.kinds import clipped, event_types
+from benchmarks.quality.graph import friends_of
+from benchmarks.quality.kinds import clipped, event_types, with_follow
 from benchmarks.quality.reading import first_column, read_columns
 from benchmarks.quality.times import joined, milliseconds
 from streamer.core.event_types import EventTypes
@@ -62,6 +63,8 @@ class Log:
     types: EventTypes
     notes: tuple[str, ...]
     """What was left out or assumed, one sentence each."""
+    friends: Rows = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """(F, 2) users by row, each pair once."""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -111,6 +114,11 @@ def load(source: Source, seed: int, *, max_events: int = MAX_EVENTS) -> Log:
     names, values = (frame[name] if getattr(source, name) else None for name in ("type", "value"))
     types, codes = event_types(names, values, len(frame))
     user, item = (frame[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user", "item"))
+    friends = np.zeros((0, 2), np.int64)
+    if source.graph is not None:
+        ids = frame["user"].unique().sort()
+        friends, told = friends_of(source.graph, _ids, {name: row for row, name in enumerate(ids.to_list())})
+        types, notes = with_follow(types), [*notes, told]
     items, has_text, said = _items(source, frame["item"].unique().sort().to_list())
     order = time_order(frame["time"].to_numpy(), seed)
     return Log(
@@ -124,6 +132,7 @@ def load(source: Source, seed: int, *, max_events: int = MAX_EVENTS) -> Log:
         has_text=has_text,
         types=types,
         notes=(*notes, *said),
+        friends=friends,
     )
 
 

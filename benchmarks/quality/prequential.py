@@ -19,6 +19,7 @@ from benchmarks.quality.log import Log
 from benchmarks.quality.neural import Gru, NightlyGru, StaticGru
 from benchmarks.quality.training import Budget
 from benchmarks.quality.worker import InProcessWorker
+from model_export.social import MetUsers
 from streamer.core.evaluation import Ranks
 from streamer.settings import Settings
 
@@ -73,11 +74,16 @@ def run(log: Log, *, quick: bool, seed: int, say: Say) -> Judged:
     content, notes = training.contents(log, budget.encoding_s)
     judged.notes += notes
     clock.lap(judged, "encoding")
-    trained, config, notes = training.fit(past, content, budget.training_s, seed)
+    met = training.meeting(past, seed)
+    if met is not None:
+        clock.lap(judged, "graph")
+        judged.notes.append("the static and the nightly GRU do not know friends")
+    trained, config, notes = training.fit(past, content, budget.training_s, seed, met=met)
     judged.notes += notes
     clock.lap(judged, "training")
     with tempfile.TemporaryDirectory() as folder:
-        artefact = training.export(trained, config, log.types, Path(folder))
+        known = None if met is None else MetUsers.of([str(user) for user in range(log.users)], met)
+        artefact = training.export(trained, config, log.types, Path(folder), known)
         clock.lap(judged, "export")
         stream(InProcessWorker(artefact, log, content, Settings(), mask=mask, k=K), judged)
     clock.lap(judged, "stream")

@@ -16,6 +16,7 @@ from model_export.blending import first_blend
 from model_export.checkpoint import Checkpoint, version_of
 from model_export.interactions import Interactions
 from model_export.run import export_checkpoint
+from model_export.social import GraphConfig, Meeting, MetUsers, meet
 from model_export.text_export import cached_encoder
 from model_export.training import Trained, TrainingConfig, train
 from streamer.core.event_types import EventTypes
@@ -98,14 +99,28 @@ def interactions(log: Log) -> Interactions:
         timestamp_ms=log.time_ms,
         users=[str(user) for user in range(log.users)],
         items=log.items,
+        friends=log.friends,
     )
 
 
+def meeting(log: Log, seed: int) -> Meeting | None:
+    """What the graph of friends and events says of users, None without friends."""
+    if not len(log.friends):
+        return None
+    return meet(interactions(_most_frequent_items(log)[0]), log.types, GraphConfig(seed=seed))
+
+
 def fit(
-    log: Log, content: F32, budget_s: float, seed: int, encoder: str = ENCODERS[0]
+    log: Log,
+    content: F32,
+    budget_s: float,
+    seed: int,
+    encoder: str = ENCODERS[0],
+    met: Meeting | None = None,
 ) -> tuple[Trained, TrainingConfig, tuple[str, ...]]:
-    """Train on all of `log` with default settings, or on as much and as often as the budget allows."""
+    """Train on all of `log` with default settings, or on as much and as often as the budget allows; `met`: its `meeting`."""
     log, notes = _most_frequent_items(log)
+    events = len(log)
     config = replace(TrainingConfig(), seed=seed)
     if encoder != ENCODERS[0]:
         config = replace(config, encoder=encoder)
@@ -122,9 +137,14 @@ def fit(
         notes += (
             f"the {encoder} was trained on {len(log):,} events for {epochs} epochs: {budget_s:.0f} s allow no more",
         )
-    data = interactions(log).known_items_only()
+    data, texts = interactions(log), None
+    if met is not None:
+        ordered = met.log.in_time_order(seed)
+        data = ordered.take(slice(max(len(ordered) - len(log), 0), None)) if len(log) < events else ordered
+        texts = met.contents(None, met.then)
+    data = data.known_items_only()
     rows = np.array([int(item_id) for item_id in data.item_ids])
-    return train(data, content[rows], log.types, config), config, notes
+    return train(data, content[rows], log.types, config, texts=texts), config, notes
 
 
 @dataclass(frozen=True)
@@ -155,7 +175,9 @@ class Nights:
         return train(data, self.content[rows], past.types, self.config)
 
 
-def export(trained: Trained, config: TrainingConfig, types: EventTypes, out: Path) -> Path:
+def export(
+    trained: Trained, config: TrainingConfig, types: EventTypes, out: Path, users: MetUsers | None = None
+) -> Path:
     """The artefact's directory, verified, as `headwater train` leaves it."""
     blend = first_blend(trained, types, config.seed)
     metrics = {f"validation_{name}": value for name, value in trained.validation.items()}
@@ -171,6 +193,7 @@ def export(trained: Trained, config: TrainingConfig, types: EventTypes, out: Pat
         window=Settings().window,
         trained_until_ms=int(trained.data.timestamp_ms.max()),
         blend=None if blend is None else blend.shipped.learner,
+        users=users,
     )
     console = Console(stderr=True, quiet=True)
     return export_checkpoint(checkpoint, out, encoder=cached_encoder(), console=console)

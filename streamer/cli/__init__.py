@@ -42,6 +42,7 @@ COMMANDS = (
     Command("produce", "replay a file or data set into `events`", "streamer.cli.produce"),
     Command("consume", "print profiles or recommendations as they arrive", "streamer.cli.consume"),
     Command("inspect", "show what is kept about a user", "streamer.cli.inspect"),
+    Command("audit", "check that published lists name weights that are kept", "streamer.cli.audit"),
     Command("release", "make a verified model artefact the champion", "streamer.cli.release"),
     Command("settings", "print every setting and its value", "streamer.cli.settings"),
 )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamer.core.event_types import EventTypes
 from streamer.core.events import Event
-from streamer.core.hashing import event_hash, item_hash
+from streamer.core.hashing import event_hash, item_hash, user_hash
 
 CATEGORIES = 6
 """Categories of an item that count as interests; further ones are left out."""
@@ -36,6 +36,9 @@ class EventColumns:
     value: NDArray[np.float32]
     """0 where the event has none."""
     item: NDArray[np.uint64]
+    """The item's hash; of an event without one that names a user whom it is about (`follow`), that user's; else 0."""
+    person: NDArray[np.bool_]
+    """Whether `item` is a user."""
     event: NDArray[np.uint32]
     known: NDArray[np.bool_]
     labels: NDArray[np.uint32]
@@ -67,14 +70,17 @@ class EventColumns:
         values = np.array([event.value for event in events], np.float64)
         hashes = [0 if event.item_id is None else hash_item(event.item_id) for event in events]
         item = np.fromiter(hashes, np.uint64, n)
+        type_codes = np.fromiter([codes[event.type] for event in events], np.uint8, n)
+        person = _whom(events, type_codes, types, item)
         known, labels = items(item)
         return cls(
             user=users,
             offset=offsets,
             time=times,
-            type=np.fromiter([codes[event.type] for event in events], np.uint8, n),
+            type=type_codes,
             value=np.nan_to_num(np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)).astype(np.float32),
             item=item,
+            person=person,
             event=np.fromiter([event_hash(event.event_id) for event in events], np.uint32, n),
             known=known,
             labels=labels,
@@ -89,10 +95,27 @@ class EventColumns:
             self.type[rows],
             self.value[rows],
             self.item[rows],
+            self.person[rows],
             self.event[rows],
             self.known[rows],
             self.labels[rows],
         )
+
+
+def _whom(
+    events: Sequence[Event], type_codes: NDArray[np.uint8], types: EventTypes, item: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Put into `item` (n,) the hashes of those who are followed without an item; where (n,) that is so."""
+    targeted = np.zeros(256, np.bool_)
+    targeted[[each.code for each in types if each.needs_target]] = True
+    person: NDArray[np.bool_] = targeted[type_codes] & (item == 0)
+    for at in np.flatnonzero(person).tolist():
+        whom = events[at].target_user_id
+        if whom is None:
+            person[at] = False
+        else:
+            item[at] = user_hash(whom)
+    return person
 
 
 def rounds(user: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -23,6 +23,7 @@ from streamer.core.rejections import (
     reject_key,
     reject_long,
     reject_missing,
+    reject_self,
     reject_size,
     reject_undecodable,
     shown,
@@ -160,6 +161,8 @@ class EventDecoder:
             return long
         if needs_target and event.target_user_id is None:
             return reject_missing("target_user_id", f"a {event.type} event must name it")
+        if needs_target and event.target_user_id == user:
+            return reject_self(user)
         return event
 
     def decode_run(
@@ -225,7 +228,8 @@ class EventDecoder:
         if out_of_range.any():
             return None
         if self._needs_target[codes].any() and any(
-            events[at].target_user_id is None for at in np.flatnonzero(self._needs_target[codes]).tolist()
+            events[at].target_user_id in (None, events[at].user_id)
+            for at in np.flatnonzero(self._needs_target[codes]).tolist()
         ):
             return None
         return events

@@ -14,6 +14,11 @@ def item_hash(item_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "little") or 1
 
 
+def user_hash(user_id: str) -> int:
+    """64 bits (u8) of a user who stands where an item could: who is followed, or met."""
+    return item_hash(f"user:{user_id}")
+
+
 def event_hash(event_id: str) -> int:
     """32 bits (u4): enough to tell the events of one window apart."""
     return zlib.crc32(event_id.encode()) or 1

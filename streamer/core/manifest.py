@@ -76,6 +76,18 @@ CENTROIDS, LISTS = "index.centroids.f32.npy", "index.lists.i32.npy"
 """Files of an index: (nlist, D + 1) and, for each of the artefact's items, its list (N,)."""
 
 
+USER_HASHES, USER_VECTORS = "users.u64.npy", "users.f16.npy"
+"""Files of the users whom a social model knows: hashes (U,), ascending, and their vectors (U, D)."""
+
+
+class UsersSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whom the model knows by the graph of friends."""
+
+    n: int
+    type: int
+    """Code of the event type (`follow`) by which a state meets a user: its own at first, followed ones later."""
+
+
 class IndexSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a large catalogue is searched on the CPU."""
 
@@ -116,6 +128,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     encoder: str
     """16 hex digits; content vectors of another encoder do not fit this model."""
     index: IndexSpec = IndexSpec()
+    users: UsersSpec | None = None
     heads: dict[str, list[str]]
     """Labels of each task, in the order of the head's columns."""
     tensors: Tensors
@@ -286,6 +299,12 @@ def _faults(m: Manifest) -> list[str]:
             "most 65536, k at least 1, recall above 0 and at most 1"
         )
     needed = {*filter(m.needs, FILES), *((CENTROIDS, LISTS) if i.kind == "ivf" else ())}
+    if m.users is not None:
+        needed |= {USER_HASHES, USER_VECTORS}
+        if m.users.n < 1 or not 1 <= m.users.type < MAX_TYPES:
+            faults.append(
+                f"users has n {m.users.n} and type {m.users.type}, must be at least 1 and 1 to {MAX_TYPES - 1}"
+            )
     if m.user_encoder not in USER_ENCODERS:
         faults.append(
             f"user_encoder is {m.user_encoder[:40]!r}, this release knows {', '.join(USER_ENCODERS)}"

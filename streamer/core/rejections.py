@@ -34,6 +34,7 @@ class Reason(enum.StrEnum):
     TEXT_TOO_LONG = "text_too_long"
     RECORD_TOO_LARGE = "record_too_large"
     KEY_MISMATCH = "key_mismatch"
+    SELF_TARGET = "self_target"
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -107,6 +108,11 @@ def reject_key(name: str, value: str, key: bytes | None) -> Rejected:
 def reject_missing(name: str, why: str) -> Rejected:
     """Of a record that lacks a field."""
     return Rejected(Reason.MISSING_FIELD, f"{name} is missing, {why}")
+
+
+def reject_self(user_id: str) -> Rejected:
+    """Of an event by which a user would follow herself."""
+    return Rejected(Reason.SELF_TARGET, f"target_user_id is {shown(user_id)}, the user of the event")
 
 
 def shown(value: object) -> str:

@@ -125,6 +125,11 @@ class UserStates:
     def __len__(self) -> int:
         return len(self.heads)
 
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """User ids (U), UTF-8."""
+        return self._keys
+
     def absorb(self, users: Rows, events: EventColumns) -> NDArray[np.uint8]:
         """Events (n,) of `users` (n,), each user's in source order, as if they came one by one. Outcome codes (n,)."""
         if not len(users):

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from streamer.core import ranking
 from streamer.core.columns import EventColumns, ItemFacts
 from streamer.core.event_types import EventTypes
 from streamer.core.features import gap_feature, value_feature
+from streamer.core.hashing import user_hash
 from streamer.core.popularity import Popularity
 from streamer.core.profile import CategoryTexts, LabelTexts
 from streamer.core.ranking import ItemTexts
@@ -24,6 +26,8 @@ from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.exact import F32, I64
 from streamer.serving.model import Model
 
+MET_BEFORE_MS = 1
+"""How long before their first event known users are met, in training as here."""
 PRIOR_EVENTS = 1.0
 """How many streamed events all of training's popularity together is worth."""
 
@@ -69,6 +73,8 @@ class Champion:
         rows = self.catalogue.rows(hashes)
         here = rows >= 0
         known = here & self.catalogue.has_vector[rows]
+        if self.model.users is not None:
+            known |= (hashes != 0) & ~here & (self.model.users.rows(hashes) >= 0)
         return known, np.where(here[:, None], self.catalogue.categories[rows], np.uint32(0))
 
     def event_vectors(self, hashes: NDArray[np.uint64]) -> F32:
@@ -78,8 +84,18 @@ class Champion:
         vectors[...] = self.model.unknown
         found = rows >= 0
         vectors[found] = self.catalogue.vectors[rows[found]]
+        if self.model.users is not None:
+            self._put_users(vectors, np.where(found, np.uint64(0), hashes))
         vectors[hashes == 0] = 0.0
         return vectors
+
+    def _put_users(self, vectors: F32, hashes: NDArray[np.uint64]) -> None:
+        """Vectors of those of `hashes` (...) who are known users, into `vectors` (..., D); 0 = no one."""
+        assert self.model.users is not None
+        asked = np.nonzero(hashes)
+        rows = self.model.users.rows(hashes[asked])
+        known = np.flatnonzero(rows >= 0)
+        vectors[tuple(axis[known] for axis in asked)] = self.model.users.of(rows[known])
 
     # ------------------------------------------------------------------ names, as outputs spell them
     @cached_property
@@ -108,6 +124,35 @@ class Champion:
         heads["gru"][users] = state
         heads["model"][users] = self.model.number
 
+    def known(self, states: UserStates, users: NDArray[np.int64]) -> tuple[I64, I64]:
+        """Which of `users` (n,) of a batch the model knows by the graph of friends: positions (m,), rows (m,) of its table."""
+        table = self.model.users
+        if table is None or not len(users):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        names = [user_hash(states.keys[user].decode()) for user in users.tolist()]
+        rows = table.rows(np.array(names, np.uint64))
+        met = np.flatnonzero(rows >= 0)
+        return met, rows[met]
+
+    def meet(self, states: UserStates, users: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Let those of `users` (n,), who have no state yet, begin with what friends say of them. Returns who did (m,).
+
+        As in training it is a step of its own, a `follow` of themselves a millisecond before their first event.
+        """
+        met, rows = self.known(states, users)
+        if met.size:
+            who, heads = users[met], states.heads
+            heads["usable"][who] += 1
+            if self.recurrent:
+                assert self.model.users is not None
+                state, zeros = (
+                    np.zeros((len(who), self.model.hidden), np.float32),
+                    np.zeros(len(who), np.float32),
+                )
+                code = np.full(len(who), self.model.users.type_code, np.int64)
+                heads["gru"][who] = self.model.step(state, self.model.users.of(rows), code, zeros, zeros)
+        return users[met]
+
     def score(self, state: F32, excluded: I64, k: int) -> tuple[F32, I64]:
         with Timed("scorer"):
             return self.catalogue.top_k(state, excluded, k)
@@ -125,7 +170,8 @@ class Champion:
         """Recompute from the stored window the state of users whose state this model has not computed.
 
         The head then holds the version it was rebuilt at, so that an offline recomputation knows where to start. Texts
-        are not in the window: a search or review counts there by its item and type only.
+        are not in the window: a search or review counts there by its item and type only. Whom the model knows is met in
+        front of the window, as in `meet`.
         """
         heads = states.heads
         stale = np.flatnonzero((heads["model"] != self.model.number) & (heads["version"] > 0))
@@ -133,21 +179,29 @@ class Champion:
             return
         entries, lengths = states.window_entries(stale)
         before = np.concatenate([np.full((len(stale), 1), -1), entries["time"][:, :-1]], axis=1)
+        met, rows = self.known(states, stale)
+        before[met, 0] = entries["time"][met, 0] - MET_BEFORE_MS
         item = self.event_vectors(entries["item"])
         gap = gap_feature(entries["time"], before)
         value = value_feature(entries["value"].ravel(), entries["type"].ravel(), self.types).reshape(
             gap.shape
         )
+        kind = entries["type"].astype(np.int64)
+        if met.size:
+            assert self.model.users is not None
+            item, kind, gap, value = (_shifted(column, met) for column in (item, kind, gap, value))
+            item[met, 0], kind[met, 0] = self.model.users.of(rows), self.model.users.type_code
+            lengths = lengths.copy()
+            lengths[met] += 1
         with Timed("gru_replay"):
-            heads["gru"][stale] = self.model.replay(
-                item, entries["type"].astype(np.int64), gap, value, lengths
-            )
+            heads["gru"][stale] = self.model.replay(item, kind, gap, value, lengths)
         heads["rebuilt"][stale] = heads["version"][stale]
         heads["model"][stale] = self.model.number
 
     # ------------------------------------------------------------------ what is popular
     def count(self, events: EventColumns) -> None:
         """Count the items of applied events, with the weights of their types, at their own time."""
+        events = events.take(np.flatnonzero(~events.person)) if events.person.any() else events
         if len(events):
             weights = np.zeros(32, np.float32)
             for each in self.types:
@@ -178,6 +232,14 @@ class Champion:
         theirs = np.stack([excluded[among, 0], place[among]], axis=1)
         scores, at = ranking.popular(counts[rows], np.ones(len(rows), np.bool_), n, theirs, k)
         return scores, np.where(at >= 0, rows[at], -1) if len(rows) else at
+
+
+def _shifted(column: NDArray[Any], users: I64) -> NDArray[Any]:
+    """(n, T, ...) → (n, T + 1, ...): `users` begin one place later, their first place is zero, as is the others' last."""
+    wide = np.zeros((column.shape[0], column.shape[1] + 1, *column.shape[2:]), column.dtype)
+    wide[:, :-1] = column
+    wide[users, 1:], wide[users, 0] = column[users], 0
+    return wide
 
 
 def _most(counts: F32, rows: I64, n: int) -> I64:

@@ -24,6 +24,7 @@ from streamer.serving.bound import BoundGraph, BoundSearch
 from streamer.serving.device import CPU, Device
 from streamer.serving.exact import F32, I64, ExactSearch, Search, checked
 from streamer.serving.ivf import Lists
+from streamer.serving.known_users import KnownUsers
 from streamer.serving.parity import FILE_OF, Operation, check_pairs, read_pairs
 from streamer.serving.session import Array, Session, open_session
 
@@ -56,6 +57,8 @@ class Model:
     """The index of the artefact's items, if it has one."""
     blend: Shipped | None
     """First weights of the collaborative blend, if it has some."""
+    users: KnownUsers | None
+    """Whom it knows by the graph of friends, if it was trained with one."""
     _path: Path
     _sessions: Mapping[str, Session]
     _bound: Mapping[str, BoundGraph]
@@ -149,6 +152,7 @@ class Model:
             number=model_number(manifest.version),
             lists=_lists(path, n, manifest),
             blend=_blend(path, manifest),
+            users=KnownUsers.load(path, manifest),
             _path=path,
             _sessions=sessions,
             _bound={name: BoundGraph(sessions[name]) for name in _BOUND if name in sessions}

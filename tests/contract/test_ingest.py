@@ -13,6 +13,7 @@ from faust.types import TP
 
 from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend
+from streamer.core.diversity import intra_list_similarity
 from streamer.core.event_types import EventTypes
 from streamer.core.events import Event, EventDecoder
 from streamer.core.interests import Decay
@@ -48,10 +49,19 @@ def champion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 class Table:
     """What a worker keeps and publishes."""
 
-    def __init__(self, champion: Champion, *, per_event: bool = False, put_off: PutOff | None = None) -> None:
+    def __init__(
+        self,
+        champion: Champion,
+        *,
+        per_event: bool = False,
+        put_off: PutOff | None = None,
+        diversity: float = 0.0,
+    ) -> None:
         self.records: list[dict[bytes, bytes]] = [{} for _ in range(PARTITIONS)]
         self.outputs: dict[tuple[str, bytes], dict[int, Any]] = {}
-        recommend = Recommend("profiles", "recommendations", per_event, 5, exclude_seen=True)
+        recommend = Recommend(
+            "profiles", "recommendations", per_event, 5, exclude_seen=True, diversity=diversity
+        )
         no_texts: Any = None
         self.ingest = Ingest(
             EventDecoder(TYPES, None, PARTITIONS),
@@ -165,6 +175,27 @@ def test_batches_cut_anywhere_give_the_same_states_and_lists(champion: Champion,
         assert set(each.outputs[place]) == set(range(1, version + 1)), "a refresh after every event"
         same_outputs(outputs[version], each.outputs[place][version])
         same_outputs(outputs[version], cut_up.outputs[place][version])
+
+
+def test_diverse_lists_are_less_alike_and_hold_the_best_items_first(champion: Champion) -> None:
+    plain, diverse = Table(champion), Table(champion, diversity=0.9)
+    events, vectors = log(), champion.catalogue.vectors
+    lists: list[list[Recommendations]] = []
+    for table in (plain, diverse):
+        table.stream(events, EVENTS)
+        outputs = table.outputs.items()
+        lists.append([out for (topic, _), outs in outputs if topic != "profiles" for out in outs.values()])
+    rows = [
+        np.array([[champion.model.item_ids.index(each.item_id) for each in out.items] for out in found])
+        for found in lists
+    ]
+    assert rows[0].shape == rows[1].shape == (PARTITIONS * USERS, 5)
+    assert (rows[0][:, 0] == rows[1][:, 0]).all()
+    assert (rows[0] != rows[1]).any()
+    order = np.array([champion.catalogue.ids.index(each) for each in champion.model.item_ids])
+    alike = [intra_list_similarity(order[each], vectors) for each in rows]
+    assert alike[1] < alike[0]
+    same_states(plain, diverse, champion.model.hidden)
 
 
 def test_what_was_put_off_is_made_up_for_in_the_end(champion: Champion) -> None:

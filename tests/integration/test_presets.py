@@ -124,7 +124,7 @@ def test_a_preset_is_trained_and_streamed(
     assert read_manifest(artefact).window == preset.window
     assert read_manifest(artefact).heads["event_type"] == [each.name for each in preset.types]
 
-    assert bool(list(artefact.parent.glob("*.users.jsonl"))) == (name == "social")
+    assert (read_manifest(artefact).users is not None) == (name == "social")
 
     (tmp_path / "headwater.toml").write_text(preset.settings_toml())
     deployment = Deployment(
@@ -143,7 +143,7 @@ def test_a_preset_is_trained_and_streamed(
     known = {item.item_id for item in items}
     took = {str(event["user_id"]) for event in streamed}
     for user, found in lists.items():
-        assert found.strategy == ("model" if user in took else "popularity")  # some have only followed
+        assert found.strategy == "model" or user not in took  # some have only followed
         assert {item.item_id for item in found.items} <= known
         assert len(found.items) == 10 or preset.serving["exclude_seen"]
     if preset.serving["exclude_seen"]:

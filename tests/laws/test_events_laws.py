@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -84,7 +84,10 @@ def good(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
         "type": kind.name,
         "timestamp_ms": draw(st.integers(0, min(recorded_ms + MAX_AHEAD_MS, LATEST_MS))),
     }
-    return fields | {name: draw(optional[name]) for name in sorted(chosen)}, recorded_ms
+    fields |= {name: draw(optional[name]) for name in sorted(chosen)}
+    if kind.needs_target:
+        assume(fields["target_user_id"] != fields["user_id"])
+    return fields, recorded_ms
 
 
 def check(value: bytes | None, key: bytes | None, partition: int, recorded_ms: int) -> None:
@@ -211,5 +214,6 @@ def test_each_reason_is_reachable() -> None:
         reason(changed(text="x" * 9000)),
         reason(changed(context="x" * 70_000)),
         reason(changed(), key=b"v"),
+        reason(changed(type="follow", target_user_id="u")),
     }
     assert reached == set(Reason)

@@ -27,6 +27,7 @@ def states_of(events: list[tuple[int, str, list[int]]]) -> UserStates:
             type=np.array([TYPES.by_name[kind].code], np.uint8),
             value=np.zeros(1, np.float32),
             item=np.array([number], np.uint64),
+            person=np.zeros(1, np.bool_),
             event=np.array([number + 1], np.uint32),
             known=np.array([True]),
             labels=np.array([labels + [0] * (6 - len(labels))], np.uint32),

@@ -10,9 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.quality import training
 from benchmarks.quality.log import Log, Source, load
 from benchmarks.quality.reading import read_columns
 from benchmarks.quality.times import joined, milliseconds
+from model_export.social import MetUsers
+from streamer.core.event_types import EventTypes
 from streamer.errors import DataError
 
 MAY_DAY_MS = 1_714_564_800_000
@@ -262,3 +265,40 @@ def test_texts_of_items_by_id_column_or_the_first(tmp_path: Path) -> None:
         load_table(log, items=items)
     with pytest.raises(DataError, match="no item of log"):
         load_table(log, items=write(tmp_path, "other.tsv", "id\tname\nx\tX\n"), item_text=("name",))
+
+
+# ---------------------------------------------------------------------- friends
+def test_friends_are_pairs_of_users_of_the_log(tmp_path: Path) -> None:
+    events = write(tmp_path, "log.csv", table(","))
+    graph = write(tmp_path, "friends.dat", "userID\tfriendID\nu0\tu1\nu1\tu0\nu2\tu2\nu3\tnobody\nu6\tu2\n")
+    log = load_table(events, graph=graph)
+    assert log.friends.tolist() == [[0, 1], [2, 6]]
+    assert log.types.by_name["follow"].code == EventTypes.DEFAULT.by_name["follow"].code
+    assert any("2 pairs of friends among 4 users" in note for note in log.notes)
+    assert not len(load_table(events).friends)
+    first = write(tmp_path, "net.csv", "a,b\nu0,u5\n")
+    assert load_table(events, graph=first).friends.tolist() == [[0, 5]]
+
+
+def test_graphs_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    events = write(tmp_path, "log.csv", table(","))
+    strangers = write(tmp_path, "strangers.csv", "a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"no pair of strangers\.csv names two users of the log"):
+        load_table(events, graph=strangers)
+    with pytest.raises(DataError, match="there is no graph at"):
+        load_table(events, graph=tmp_path / "none.csv")
+
+
+def test_a_log_with_friends_trains_a_model_that_knows_its_users(tmp_path: Path) -> None:
+    graph = write(tmp_path, "friends.csv", "user_id,friend_id\nu0,u1\nu2,u3\n")
+    log = load_table(write(tmp_path, "log.csv", table(",")), graph=graph)
+    met = training.meeting(log, 7)
+    assert met is not None
+    content = np.random.default_rng(0).standard_normal((len(log.items), 384)).astype(np.float32)
+    trained, _, _ = training.fit(log, content, 30.0, 7, met=met)
+    assert (trained.data.type == met.type_code).any()
+    assert len(trained.data.users) == 2 * log.users
+    users = MetUsers.of([str(user) for user in range(log.users)], met)
+    assert users is not None
+    assert len(users.hashes) == log.users
+    assert training.meeting(load_table(tmp_path / "log.csv"), 7) is None

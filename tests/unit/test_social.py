@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +9,15 @@ from model_export.interactions import NONE, Interactions, InteractionsBuilder
 from model_export.social import (
     USER_ITEM,
     GraphConfig,
+    MetUsers,
     aligned,
     as_content,
     graph_vectors,
     introduced,
     meet,
-    user_records,
 )  # fmt: skip
 from streamer.core.event_types import EventTypes
-from streamer.core.protocol import ItemRecord, decode_item
+from streamer.core.hashing import user_hash
 from streamer.errors import DataError
 
 TYPES = EventTypes.DEFAULT
@@ -125,16 +124,17 @@ def test_a_training_log_introduces_nobody_with_what_is_to_come() -> None:
         meet(data, none, CONFIG)
 
 
-def test_users_become_records_that_are_never_recommended(tmp_path: Path) -> None:
-    vectors = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
-    user_records(["u", "v", "w"], vectors, tmp_path / "users.jsonl")
-    lines = (tmp_path / "users.jsonl").read_bytes().splitlines()
-    found = [decode_item(line, key) for line, key in zip(lines, (b"user:u", b"user:w"), strict=True)]
-    assert [record.available for record in found if isinstance(record, ItemRecord)] == [False, False]
-    first = found[0]
-    assert isinstance(first, ItemRecord)
-    assert first.vectors is not None
-    np.testing.assert_allclose(first.vectors["content"], as_content(vectors)[0], atol=1e-6)
+def test_whom_a_model_knows_is_found_by_hash() -> None:
+    data = circles()
+    meeting = meet(data, TYPES, GraphConfig(dim=8, epochs=1))
+    met = MetUsers.of(data.users, meeting)
+    assert met is not None
+    assert (met.hashes[1:] > met.hashes[:-1]).all()
+    assert met.type_code == FOLLOW
+    row = np.searchsorted(met.hashes, np.uint64(user_hash("2-24")))
+    np.testing.assert_array_equal(met.graph[row], meeting.now[data.users.index("2-24")])
+    assert user_hash("stranger") not in met.hashes
+    assert MetUsers.of(data.users, replace(meeting, now=np.zeros_like(meeting.now))) is None
 
 
 def test_bad_options_and_logs_are_sentences() -> None:

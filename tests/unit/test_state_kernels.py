@@ -105,6 +105,7 @@ def test_a_batch_compiles_nothing_after_the_warm_up() -> None:
                     event=np.arange(1, n + 1, dtype=np.uint32),
                     known=np.ones(n, np.bool_),
                     labels=np.ones((n, 6), np.uint32),
+                    person=np.zeros(n, np.bool_),
                 )
             )
             view = states.view(np.arange(users), 16)

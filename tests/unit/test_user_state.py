@@ -33,6 +33,7 @@ def columns(
         type=np.full(n, TYPES.by_name[kind].code, np.uint8),
         value=np.zeros(n, np.float32),
         item=np.full(n, item, np.uint64),
+        person=np.zeros(n, np.bool_),
         event=np.array(ids, np.uint32),
         known=np.ones(n, np.bool_),
         labels=np.zeros((n, 6), np.uint32),

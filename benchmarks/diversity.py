@@ -1,0 +1,121 @@
+"""What less alike lists cost: NDCG@10 against likeness and coverage, for several values of HEADWATER_DIVERSITY.
+
+`python -m benchmarks.diversity [--users N] [--epochs N] [--json FILE]`: a model is trained on MovieLens-100K but for each user's
+last six events, and the five before the very last are judged, each by the list from before it, what was taken left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.figures import Figure, Result
+from model_export.event_log import load_log
+from model_export.interactions import Interactions
+from model_export.run import encoded_texts
+from model_export.text_export import cached_encoder
+from model_export.training import train
+from model_export.training_config import TrainingConfig
+from model_export.validation import states_of
+from streamer.core.diversity import CANDIDATES, diverse, intra_list_similarity
+from streamer.core.event_types import EventTypes
+from streamer.core.ranking import rank
+
+Rows = NDArray[np.int64]
+F32 = NDArray[np.float32]
+
+K, JUDGED, SEED = 10, 5, 7
+STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """n judged events. scores and rows (n, C), best first; vectors (N, D) of the items; target (n,)."""
+
+    scores: F32
+    rows: Rows
+    vectors: F32
+    target: Rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.diversity", description=__doc__)
+    parser.add_argument("--users", type=int, default=943, metavar="N", help="(default: all %(default)s)")
+    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    options = parser.parse_args(argv)
+    found = measure(candidates(options.users, options.epochs))
+    for strength in STRENGTHS:
+        named = (f"{name} {found[f'{name}_diversity_{strength:g}'].value:.4f}" for name in NAMES)
+        print(f"diversity {strength:g}: " + ", ".join(named))
+    if options.json:
+        Result.here("diversity", found).write(options.json)
+    return 0
+
+
+NAMES = ("ndcg_at_10", "hit_rate_at_10", "intra_list_similarity", "coverage")
+
+
+def candidates(users: int, epochs: int) -> Candidates:
+    """Of a GRU with default settings, trained on so many users of MovieLens-100K."""
+    types = EventTypes.DEFAULT
+    data = load_log("ml-100k", types, say=lambda text: print(text, file=sys.stderr))
+    chosen = np.random.default_rng(SEED).permutation(len(data.users))[:users]
+    data = data.take(np.flatnonzero(np.isin(data.user, chosen))).known_items_only().in_time_order(SEED)
+    later = from_the_end(data)
+    content = encoded_texts(data, cached_encoder())[0]
+    config = replace(TrainingConfig(), epochs=epochs, validation_fraction=0.0, seed=SEED)
+    model = train(data.take(np.flatnonzero(later > JUDGED)), content, types, config).model
+    scores, rows, target = [], [], []
+    with torch.inference_mode():
+        vectors, bias = model.item_table()
+        for history in data.take(np.flatnonzero(later > 0)).histories(types):
+            states = states_of(model, vectors, [history], None)[0]
+            for at in range(max(len(history) - JUDGED, 1), len(history)):
+                of_items = torch.addmv(bias, vectors, model.query(states[at - 1 : at])[0])
+                of_items[torch.from_numpy(history.item[:at])] = -torch.inf
+                best = torch.topk(of_items, K * CANDIDATES)
+                scores.append(best.values.numpy())
+                rows.append(best.indices.numpy())
+                target.append(int(history.item[at]))
+    best_scores, best_rows, _ = rank(np.stack(scores), np.stack(rows))
+    return Candidates(best_scores, best_rows, vectors.numpy(), np.array(target))
+
+
+def from_the_end(data: Interactions) -> Rows:
+    """How many events of the same user come after each (n,)."""
+    order = np.argsort(data.user, kind="stable")
+    counts = np.bincount(data.user)[data.user[order]]
+    firsts = np.searchsorted(data.user[order], data.user[order])
+    later = np.empty(len(order), np.int64)
+    later[order] = counts - 1 - (np.arange(len(order)) - firsts)
+    return later
+
+
+def measure(found: Candidates) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    for strength in STRENGTHS:
+        places = diverse(found.scores, found.rows, found.vectors, strength, K)
+        lists = np.take_along_axis(found.rows, places, 1)
+        hits = lists == found.target[:, None]
+        values = (
+            (hits / np.log2(np.arange(2, K + 2))).sum(axis=1).mean(),
+            hits.any(axis=1).mean(),
+            intra_list_similarity(lists, found.vectors),
+            len(np.unique(lists[lists >= 0])) / len(found.vectors),
+        )
+        for name, value in zip(NAMES, values, strict=True):
+            figures[f"{name}_diversity_{strength:g}"] = Figure(
+                float(value), "cosine" if "similar" in name else "share"
+            )
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
