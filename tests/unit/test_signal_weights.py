@@ -73,10 +73,10 @@ def test_the_first_row_is_enough_where_weights_were_shipped() -> None:
     shipped, patient = SharedSignals(), SharedSignals()
     shipped.meet("a", Shipped.of(a_blend(1), TICK_MS))
     patient.meet("a", None)
-    assert not shipped.ready
+    ready = [shipped.ready]
     for shared in (shipped, patient):
         shared.absorb(0, rows(1))
-    assert shipped.ready
+    assert [*ready, shipped.ready] == [False, True]
     assert shipped.signals is not None
     assert shipped.signals.options.tick_ms == TICK_MS
     np.testing.assert_array_equal(serving(shipped), a_blend(1).served["linear"])
