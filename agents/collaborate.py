@@ -267,7 +267,11 @@ class Collaborate:
 
     def published(self) -> list[tuple[bytes, bytes]]:
         """Records for `signal-weights` if it is time for them; they serve here from now on."""
-        signals = self.shared.signals
+        signals, shipped = self.shared.signals, self.shared.unpublished
+        if shipped is not None:
+            self.shared.unpublished, self._published_steps = None, 0
+            self.shared.serve(shipped)
+            return [(shipped.name.encode(), shipped.encode())]
         if signals is None:
             return []
         blend, guard = signals.blend, signals.safeguard

@@ -9,31 +9,34 @@ from benchmarks.figures import Figure
 from benchmarks.quality.freshness import curve
 from benchmarks.quality.leave_one_out import Held
 from benchmarks.quality.metrics import METRICS, K, gains, paired_bootstrap
-from benchmarks.quality.prequential import Judged
+from benchmarks.quality.prequential import ASKED, STREAM, Judged
 from streamer.core.evaluation import Ranks, ndcg_at_k
 
-STREAM = "stream"
 GOAL, RECBOLE_GOAL, SPEED_GOAL = 1.10, 1.15, 3.0
 SMALLEST = 1e-9
 
 
 def of_prequential(judged: Judged) -> dict[str, Figure]:
     """Keys: METRIC_RECOMMENDER, and behind them its slices (_warm_users, _cold_users, _warm_items, _cold_items),
-    ndcg_at_10_stream_minus_BASELINE with _low and _high (95 %), ndcg_at_10_stream_delay_D, coverage_RECOMMENDER, seconds_STEP.
+    ndcg_at_10_stream_minus_BASELINE with _low and _high (95 %), ndcg_at_10_stream_delay_D, coverage_RECOMMENDER, seconds_STEP;
+    the first of them also for stream_asked.
     """
     figures = {
         f"{metric}_{name}": Figure.of([measure(ranks, K)], "share")
         for metric, measure in METRICS.items()
         for name, ranks in judged.ranks.items()
     }
-    baselines = [name for name in judged.ranks if name != STREAM]
+    ours = [name for name in (STREAM, ASKED) if name in judged.ranks]
+    baselines = [name for name in judged.ranks if name not in ours]
     best = max(baselines, key=lambda name: ndcg_at_k(judged.ranks[name], K))
-    figures["ndcg_at_10_stream_over_best_baseline"] = _ratio(judged.ranks[STREAM], judged.ranks[best], GOAL)
     users = judged.log.user[judged.rows]
-    for name in baselines:
-        found = paired_bootstrap(judged.ranks[STREAM], judged.ranks[name], users)
-        for key, value in zip(("", "_low", "_high"), found, strict=True):
-            figures[f"ndcg_at_10_stream_minus_{name}{key}"] = Figure.of([value], "share")
+    for mine in ours:
+        ratio = _ratio(judged.ranks[mine], judged.ranks[best], GOAL)
+        figures[f"ndcg_at_10_{mine}_over_best_baseline"] = ratio
+        for name in baselines:
+            found = paired_bootstrap(judged.ranks[mine], judged.ranks[name], users)
+            for key, value in zip(("", "_low", "_high"), found, strict=True):
+                figures[f"ndcg_at_10_{mine}_minus_{name}{key}"] = Figure.of([value], "share")
     for part, at in slices(judged).items():
         figures[f"judged_events_{part}"] = Figure.of([int(at.sum())], "events")
         if at.any():

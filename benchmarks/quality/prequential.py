@@ -28,6 +28,8 @@ BLOCK = 1_000
 """Of a long log, blocks of so many consecutive events are judged, evenly spread; all events are absorbed."""
 BETWEEN = 2_000
 """Events in a batch where none of them is judged."""
+STREAM, ASKED = "stream", "stream_asked"
+"""By the list that the worker has published, as old as the user's last event; by one that it makes at the event's moment."""
 STRANGER_EVERY = 50
 """Events after which a stranger's list is made anew."""
 Lists = NDArray[np.int32]
@@ -138,7 +140,10 @@ def sample(first: int, last: int, most: int) -> Rows:
 
 
 def stream(worker: InProcessWorker, judged: Judged) -> None:
-    """Absorb the training part, then batch by batch: judge by what is published, absorb, publish."""
+    """Absorb the training part, then batch by batch: judge by what is published, absorb, publish.
+
+    Beside it, what nobody is served: lists made for the users of a batch before it, with the counts of that moment.
+    """
     log, cut = judged.log, judged.cut
     worker.list_items(np.arange(len(log.items)) if log.has_text else log.item[:cut])
     published = {user: _padded(found) for user, found in worker.warm(cut).items()}
@@ -162,13 +167,11 @@ def stream(worker: InProcessWorker, judged: Judged) -> None:
         for row, user in zip(range(last - 1, first - 1, -1), reversed(users), strict=True):
             if (made := lists.pop(user, None)) is not None:
                 judged.lists[row - cut], judged.listed[row - cut] = made, True
-    judged.ranks["stream_published"] = ranks_in(np.stack(served), log.item[judged.rows])
-    shown = np.stack(asked)
-    judged.ranks["stream"] = ranks_in(shown, log.item[judged.rows])
-    looked_at = shown[some(len(shown))]
-    judged.coverage["stream"] = judged.coverage["stream_published"] = (
-        len(np.unique(looked_at[looked_at != NONE])) / judged.items
-    )
+    for name, lists_of_it in ((STREAM, served), (ASKED, asked)):
+        shown = np.stack(lists_of_it)
+        judged.ranks[name] = ranks_in(shown, log.item[judged.rows])
+        looked_at = shown[some(len(shown))]
+        judged.coverage[name] = len(np.unique(looked_at[looked_at != NONE])) / judged.items
     if worker.rejected:
         judged.notes.append(f"{worker.rejected:,} events were rejected by the worker's decoder")
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 from faust.types import TP
 
-from agents.collaborate import Collaborate
+from agents.collaborate import LEARNED_AT_ONCE, LEARNED_PER_S, Collaborate
 from agents.follow_signals import FollowSignals
 from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend
@@ -24,9 +25,11 @@ from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
 from streamer.core.popularity import Popularity
 from streamer.core.protocol import ItemVector
+from streamer.core.signals.blend import Blend
+from streamer.core.signals.options import HIDDEN
 from streamer.core.signals.rows import SignalRows
 from streamer.core.signals.shared import WARM_ROWS, ItemNumbers, SharedSignals
-from streamer.core.signals.weights import LEARNER_KEY, Published
+from streamer.core.signals.weights import LEARNER_KEY, Published, Shipped
 from streamer.errors import UnknownSchema
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
@@ -60,8 +63,18 @@ class _Run:
 class OneWorker:
     """Partition 0 of a worker; a dictionary stands for RocksDB, and what is told comes back at once."""
 
-    def __init__(self, artefact: Path, *, fresh_items: int = 0, explore: float = 0.0) -> None:
+    def __init__(
+        self,
+        artefact: Path,
+        *,
+        fresh_items: int = 0,
+        explore: float = 0.0,
+        shipped: Shipped | None = None,
+        trained_until_ms: int = 0,
+    ) -> None:
         model, types = Model.load(artefact), EventTypes.DEFAULT
+        manifest = msgspec.structs.replace(model.manifest, trained_until_ms=trained_until_ms)
+        model = replace(model, blend=shipped, manifest=manifest)
         catalogue = Catalogue()
         content = np.zeros(384, np.float16).tobytes()
         names = [f"i{i}" for i in range(ITEMS)] + [f"fresh{i}" for i in range(fresh_items)]
@@ -136,8 +149,8 @@ def lists(delivery: Delivery) -> list[dict[str, Any]]:
 def worker(artefact: Path) -> OneWorker:
     """After enough events for weights to be published."""
     worker = OneWorker(artefact)
-    for start in range(0, 2_500, 250):
-        worker.take(records(250, start))
+    for start in range(0, 2_500, 50):
+        worker.take(records(50, start))
     return worker
 
 
@@ -218,8 +231,9 @@ def test_another_worker_serves_the_same_lists_from_the_same_topics(worker: OneWo
     asyncio.run(follower.follow.on_weights([log_record(value, key) for key, value in worker.weights.items()]))
     asyncio.run(follower.follow.on_events([log_record(value) for value in worker.told]))
     follower.table = dict(worker.table)
-    assert follower.shared.ready
     users = [f"u{n}".encode() for n in range(10)]
+    follower.ingest.refresh(0, users)  # from now on it knows which model its weights belong to
+    assert follower.shared.ready
     # Their own publication may be newer than the record that the other has: compare under the same weights.
     worker.shared.serve(follower.shared.published)  # type: ignore[arg-type]
     mine, theirs = (
@@ -244,10 +258,53 @@ def test_what_cannot_be_read_is_skipped_and_said(caplog: pytest.LogCaptureFixtur
         SignalRows.decode(b"")
 
 
+def test_shipped_weights_blend_from_the_first_rows_on_and_are_published_under_their_name(
+    artefact: Path,
+) -> None:
+    blend = Blend(HIDDEN, 0.003, 0)
+    blend.version = 900
+    worker = OneWorker(
+        artefact, shipped=Shipped.of(blend, 20_000.0), trained_until_ms=START_MS + 400 * 20_000
+    )
+    worker.take(records(100))
+    found = lists(worker.take(records(100, 100)))
+    assert {each["strategy"] for each in found} == {"blend"}
+    (name,) = {each["weights"].encode() for each in found}
+    assert name.startswith(b"900-")
+    assert Published.decode(name.decode(), worker.weights[name]).weights.keys() == blend.served.keys()
+    learned = worker.shared.signals
+    assert learned is not None
+    assert learned.safeguard.judged == 0, "the model was trained on these events"
+    worker.take(records(100, 200))
+    assert learned.safeguard.judged == 0
+    worker.take(records(200, 300))
+    assert learned.safeguard.judged > 0
+
+
+def test_the_learner_looks_at_each_users_first_event_of_a_batch(artefact: Path) -> None:
+    worker = OneWorker(artefact, shipped=Shipped.of(Blend(HIDDEN, 0.003, 0), 20_000.0))
+    worker.take(records(100, users=5))
+    assert worker.shared.signals is not None
+    before = worker.shared.signals.safeguard.judged
+    worker.take(records(100, 100, users=5))
+    assert worker.shared.signals.safeguard.judged == before + 5
+
+
+def test_a_sample_is_spread_and_bounded_by_event_time(artefact: Path) -> None:
+    sample = OneWorker(artefact).collaborate.sample
+    at = np.arange(300)
+    first = sample(at, START_MS + at)
+    assert 0 < len(first) <= LEARNED_AT_ONCE
+    assert np.ptp(first) > 200
+    assert not sample(at, START_MS + at).size, "no event time has passed"
+    assert len(sample(at, START_MS + 1_000 + at)) == pytest.approx(LEARNED_PER_S, abs=1)
+    assert not sample(at[:0], START_MS + at).size
+
+
 def test_items_that_nobody_took_are_explored_in_their_share(artefact: Path) -> None:
     worker = OneWorker(artefact, fresh_items=5, explore=1.0)
-    for start in range(0, 2_500, 250):
-        delivery = worker.take(records(250, start))
+    for start in range(0, 2_500, 50):
+        delivery = worker.take(records(50, start))
     found = lists(delivery)
     assert {each["strategy"] for each in found} == {"blend"}
     shown = [[item["item_id"] for item in each["items"]] for each in found]

@@ -15,6 +15,9 @@ from benchmarks.quality.prequential import Judged
 from benchmarks.quality.worker import InProcessWorker
 from streamer.core.event_types import EventTypes
 from streamer.core.protocol import ItemRecord
+from streamer.core.signals.blend import Blend
+from streamer.core.signals.options import HIDDEN
+from streamer.core.signals.weights import Shipped
 from streamer.settings import Settings
 
 EVENTS, USERS, ITEMS, CUT = 240, 9, 40, 160
@@ -48,10 +51,46 @@ def a_worker(artefact: Path, log: Log, mask: bool = False) -> InProcessWorker:
     return worker
 
 
-def streamed(artefact: Path, log: Log, most: int = EVENTS) -> Judged:
+def blending(worker: InProcessWorker) -> InProcessWorker:
+    """With a model that brings weights along, so that lists are blended from the first row on, and learned from."""
+    assert worker.collaborate is not None
+    shipped = Shipped.of(Blend(HIDDEN, 0.003, 0), HOUR_MS / 5)
+    worker._model = replace(worker._model, blend=shipped)
+    return worker
+
+
+def streamed(artefact: Path, log: Log, most: int = EVENTS, *, blended: bool = False) -> Judged:
     judged = prequential.nothing_yet(log, CUT, False, most)
-    prequential.stream(a_worker(artefact, log), judged)
+    worker = a_worker(artefact, log)
+    prequential.stream(blending(worker) if blended else worker, judged)
     return judged
+
+
+def test_the_worker_is_wired_as_the_settings_say(artefact: Path) -> None:
+    log = a_log()
+    worker = blending(a_worker(artefact, log))
+    worker.warm(CUT)
+    assert worker.collaborate is not None
+    signals = worker.collaborate.shared.signals
+    assert signals is not None
+    assert signals.counts.events == CUT, "what was told was counted, each event once"
+    assert worker.collaborate.shared.ready
+    contents = np.zeros((ITEMS, 384), np.float32)
+    alone = InProcessWorker(artefact, log, contents, replace(Settings(), signals="off"), mask=False)
+    assert alone.collaborate is None
+    for first, last in worker.batches(CUT, EVENTS):
+        worker.absorb(first, last)
+    assert signals.blend.version > 0, "it learns along"
+
+
+def test_asking_leaves_no_trace(artefact: Path) -> None:
+    log = a_log()
+    asked, other = (blending(a_worker(artefact, log)) for _ in range(2))
+    for worker in (asked, other):
+        worker.warm(CUT)
+    for first, last in other.batches(CUT, EVENTS):
+        asked.ask(log.user[first:last].tolist())
+        assert asked.absorb(first, last) == other.absorb(first, last)
 
 
 def test_batches_hold_a_user_once_and_lose_no_event(artefact: Path) -> None:
@@ -69,15 +108,18 @@ def test_every_event_gets_a_list_and_none_is_rejected(artefact: Path) -> None:
     assert sorted(judged.warm_lists) == list(range(USERS - 1))
 
 
+@pytest.mark.parametrize("blended", [False, True])
 @pytest.mark.parametrize("changed", [200, EVENTS - 1])
-def test_lists_do_not_depend_on_what_comes_later(artefact: Path, changed: int) -> None:
+def test_lists_do_not_depend_on_what_comes_later(artefact: Path, changed: int, blended: bool) -> None:
     log = a_log()
     item = log.item.copy()
     item[changed] = (item[changed] + 7) % ITEMS
-    before, after = streamed(artefact, log), streamed(artefact, replace(log, item=item))
+    before = streamed(artefact, log, blended=blended)
+    after = streamed(artefact, replace(log, item=item), blended=blended)
     rows = np.arange(CUT, changed + 1)
-    same = before.ranks["stream"][: len(rows) - 1] == after.ranks["stream"][: len(rows) - 1]
-    assert same.all()
+    for name in ("stream", "stream_asked"):
+        same = before.ranks[name][: len(rows) - 1] == after.ranks[name][: len(rows) - 1]
+        assert same.all()
     # The lists of the batch before the change, too: it is what the change is judged by.
     np.testing.assert_array_equal(before.lists[: changed - CUT - USERS], after.lists[: changed - CUT - USERS])
 

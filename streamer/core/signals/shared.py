@@ -1,7 +1,7 @@
 """The counts that all workers share: rows of the whole stream, each counted once, and items by hash.
 
-Clocks are those of the log that the model's weights were learned on, else set by the first `WARM_ROWS` events; until these have
-come nothing is ready.
+Clocks are those of the log that the model's weights were learned on: then the first row is enough to blend with. Without such
+weights they are set by the first `WARM_ROWS` events.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class SharedSignals:
         """Version of the model that lists are blended with."""
         self.published: Published | None = None
         """The weights that serve."""
+        self.unpublished: Published | None = None
+        """Those that came with the model, until the learner has published them: lists name them."""
         self._shipped: Shipped | None = None
         self._newest: dict[str, Published] = {}
         """By model version, of the last few."""
@@ -82,8 +84,8 @@ class SharedSignals:
 
     @property
     def ready(self) -> bool:
-        """Whether there is enough to blend with: counts, and weights that somebody learned."""
-        return self.signals is not None and self.published is not None
+        """Whether there is something to blend with: counts, and weights that somebody learned."""
+        return self.signals is not None and self.published is not None and self.signals.counts.events > 0
 
     def absorb(self, partition: int, rows: SignalRows) -> int:
         """Count the rows of a source partition that are not counted yet; how many those were."""
@@ -96,14 +98,14 @@ class SharedSignals:
         self.clock_ms = max(self.clock_ms, int(rows.time_ms.max()))
         if self.signals is None:
             self._early.append(rows)
-            if sum(map(len, self._early)) >= WARM_ROWS:
-                self._begin(SignalRows.join(self._early))
+            if self._shipped is not None or sum(map(len, self._early)) >= WARM_ROWS:
+                self._begin()
         else:
             self._count(self.signals, rows)
         return len(fresh)
 
-    def _begin(self, rows: SignalRows) -> None:
-        self._early = []
+    def _begin(self) -> None:
+        rows, self._early = SignalRows.join(self._early), []
         # Whether a repeat is allowed is said with each list, by what is excluded.
         budget = self._edge_budget
         options = (
@@ -135,15 +137,17 @@ class SharedSignals:
         on from there.
         """
         self.model, self._shipped = model, shipped
-        published = self._newest.get(model)
+        published, self.unpublished = self._newest.get(model), None
         if published is None and shipped is not None:
             blend = Blend(HIDDEN, 0.0, 0)
             restore_learner(blend, shipped.learner)
-            published = Published.of(blend, None, model)
+            published = self.unpublished = Published.of(blend, None, model)
         if published is not None:
             self.published = published
         if self.signals is not None:
             self._go_on()
+        elif shipped is not None and self._early:
+            self._begin()
 
     def serve(self, published: Published) -> None:
         """Make lists with these weights, if they belong to the model that serves; they are kept for when it does."""
@@ -157,6 +161,7 @@ class SharedSignals:
 
     def go_on_from(self, learner: bytes) -> None:
         """Learn from where another worker stopped. Raises ValueError when the bytes do not fit."""
+        restore_learner(Blend(HIDDEN, 0.0, 0), learner)
         self._learner = model_of(learner), learner
         if self.signals is not None and self._learner[0] == self.model:
             restore_learner(self.signals.blend, learner)

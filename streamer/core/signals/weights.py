@@ -9,6 +9,7 @@ import io
 import zipfile
 import zlib
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +48,12 @@ class Published:
         """Raises ValueError when these are not the weights of that name."""
         if not name.endswith(f"-{zlib.crc32(value):08x}"):
             raise ValueError(f"the weights {name!r} have another checksum, {zlib.crc32(value):08x}")
-        with np.load(io.BytesIO(value), allow_pickle=False) as read:
-            arrays = dict(read)
+        arrays = _loaded(value)
         try:
             alone, model = int(arrays.pop("alone")), str(arrays.pop("model"))
         except KeyError as missing:
             raise ValueError(f"the weights {name!r} lack {missing}") from missing
-        return cls(name, arrays, None if alone < 0 else alone, model)
+        return cls(name, cast(dict[str, F32], arrays), None if alone < 0 else alone, model)
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ class Shipped:
     def decode(cls, value: bytes) -> Shipped:
         """Raises ValueError for anything that is none, or that is of another shape than this release learns."""
         try:
-            with np.load(io.BytesIO(value), allow_pickle=False) as read:
-                tick_ms = float(read["tick_ms"])
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
+            tick_ms = float(_loaded(value)["tick_ms"])
+        except KeyError as error:
             raise ValueError(f"these are no weights of the blend: {error}") from error
         if not tick_ms > 0:
             raise ValueError(f"tick_ms is {tick_ms}, must be above 0")
@@ -88,10 +87,10 @@ def encode_learner(blend: Blend, model: str) -> bytes:
 
 def model_of(learner: bytes) -> str:
     """Raises ValueError when the bytes name none."""
-    with np.load(io.BytesIO(learner), allow_pickle=False) as read:
-        if "model" not in read:
-            raise ValueError("a learner's record names no model")
-        return str(read["model"])
+    arrays = _loaded(learner)
+    if "model" not in arrays:
+        raise ValueError("a learner's record names no model")
+    return str(arrays["model"])
 
 
 def _learner(blend: Blend) -> dict[str, NDArray[np.generic]]:
@@ -102,8 +101,7 @@ def _learner(blend: Blend) -> dict[str, NDArray[np.generic]]:
 
 def restore_learner(blend: Blend, value: bytes) -> None:
     """Raises ValueError when the bytes are no state of a learner of this shape."""
-    with np.load(io.BytesIO(value), allow_pickle=False) as read:
-        arrays = dict(read)
+    arrays = _loaded(value)
     try:
         state = {group: {name: arrays[f"{group}/{name}"] for name in blend.weights} for group in _GROUPS}
         version = int(arrays["version"])
@@ -122,6 +120,15 @@ _GROUPS = ("weights", "served", "mean", "square")
 
 def _pack(weights: dict[str, F32], alone: int | None, model: str) -> bytes:
     return _saved({**weights, "alone": np.array(-1 if alone is None else alone), "model": np.array(model)})
+
+
+def _loaded(value: bytes) -> dict[str, NDArray[np.generic]]:
+    """Raises ValueError for anything that `_saved` did not write."""
+    try:
+        with np.load(io.BytesIO(value), allow_pickle=False) as read:
+            return dict(read)
+    except (EOFError, OSError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise ValueError(f"these are no weights: {error}") from error
 
 
 def _saved(arrays: dict[str, NDArray[np.generic]]) -> bytes:
