@@ -67,7 +67,7 @@ def test_torch_and_onnx_agree_on_random_and_real_sequences(artefact: Path, train
         "step by step and replay",
         *(
             f"torch and ONNX, {operation}"
-            for operation in ("step", "replay", "query", "score", "heads", "tower")
+            for operation in ("step", "steps", "replay", "query", "score", "heads", "tower")
         ),
     }
     assert max(deviations.values()) <= 1e-4
