@@ -16,13 +16,14 @@ from benchmarks.stage import Stage
 class Contestant:
     """start: (stage, group) → the running worker. missing: why it cannot run here, None when it can.
 
-    warm_up: how many times the usual warm-up it needs.
+    warm_up: how many times the usual warm-up it needs. alike: whether its outputs must be Headwater's.
     """
 
     name: str
     start: Callable[[Stage, str], Child]
     missing: Callable[[], str | None] = lambda: None
     warm_up: float = 1.0
+    alike: bool = True
 
 
 def told(stage: Stage, group: str) -> dict[str, str]:
@@ -49,7 +50,12 @@ def _lacks(*packages: str) -> Callable[[], str | None]:
     return missing
 
 
-HEADWATER = Contestant("headwater", lambda stage, group: stage.headwater(group))
+HEADWATER = Contestant("headwater", lambda stage, group: stage.headwater(group, signals="off"))
+"""The model alone ranks, as in all peers."""
+WITH_SIGNALS = Contestant(
+    "with_signals", lambda stage, group: stage.headwater(group, signals="on"), alike=False
+)
+"""Headwater as it is by default: lists are blended with what other users did."""
 PEERS = (
     Contestant("plain_faust", _module("plain_faust", "worker", "-l", "warn", "--without-web")),
     Contestant("quix", _module("quix"), _lacks("quixstreams")),
@@ -61,6 +67,8 @@ PEERS = (
 def present(names: list[str] | None = None) -> list[Contestant]:
     """Headwater and those peers (of `names`, or all) that can run here; of the others it is printed why not."""
     found = [HEADWATER]
+    if names is None or WITH_SIGNALS.name in names:
+        found.append(WITH_SIGNALS)
     for peer in PEERS:
         if names is not None and peer.name not in names:
             continue

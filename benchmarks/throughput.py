@@ -5,14 +5,15 @@
 Each runs alone on one core, broker and load on another, on the same log from its start; runs are interleaved and the median
 counts. After its first output and a warm-up a worker is watched until the log is absorbed or the seconds of a run are over.
 How far it came is read from the sources that its outputs name, so an event counts when its user was refreshed, whether by a
-list of its own or by that of a later event. What the first run of each puts out is compared with Headwater's.
+list of its own or by that of a later event. What the first run of each puts out is compared with Headwater's, whose collaborative
+signals are off for it: no peer has them. `with_signals` is Headwater as it is by default.
 """
 
 from __future__ import annotations
 
 from benchmarks import figures
 from benchmarks.child import Child
-from benchmarks.contestants import HEADWATER, PEERS, Contestant, present
+from benchmarks.contestants import HEADWATER, PEERS, WITH_SIGNALS, Contestant, present
 from benchmarks.figures import Figure, Result
 from benchmarks.outputs import WrongOutput
 from benchmarks.race import Race, Speed
@@ -22,6 +23,7 @@ from benchmarks.workloads import WORKLOADS, NoData, workload
 NAME = "throughput"
 EVENTS = {"uniform": 600_000, "zipf": 1_200_000, "ml-100k": 1_200_000, "fat-catalogue": 60_000}
 QUICK_EVENTS = 60_000
+SIGNALS_GOAL = 1 / 3
 GOALS = {
     "uniform": {"vs_plain_faust": 25.0, "vs_quix": 2.5, "vs_kafka_streams": 2.0, "share_of_raw": 0.12},
     "zipf": {"vs_plain_faust": 60.0, "vs_quix": 5.0, "share_of_raw": 0.25},
@@ -54,6 +56,12 @@ def ratios(speeds: dict[str, list[Speed]], workload: str) -> dict[str, Figure]:
             value = found["events_per_s"].value / Figure.of(runs, "").value
             found[key] = Figure(value, "of raw" if name == "raw" else "×", goals.get(key), by_round)
             found[f"{name}_events_per_s"] = Figure.of(runs, "events/s")
+    if WITH_SIGNALS.name in speeds:  # beside Headwater it is a share, as raw is
+        del found[f"vs_{WITH_SIGNALS.name}"]
+        blended = per_s[WITH_SIGNALS.name]
+        by_round = [a / b for a, b in zip(blended, ours, strict=True)]
+        value = Figure.of(blended, "").value / found["events_per_s"].value
+        found["share_with_signals"] = Figure(value, "of without", SIGNALS_GOAL, by_round)
     for name, found_speeds in speeds.items():
         found[f"{name}_cpu_us"] = Figure.of([each.cpu_us for each in found_speeds], "µs/event")
     for name in per_s.keys() - {HEADWATER.name, "raw"}:
@@ -72,7 +80,7 @@ def race(
     for number in range(rounds):
         for contestant in contestants:
             speed = track.run(contestant, number)
-            if contestant is not HEADWATER and not 0.95 < speed.outputs_per_event < 1.05:
+            if contestant.alike and contestant is not HEADWATER and not 0.95 < speed.outputs_per_event < 1.05:
                 raise WrongOutput(
                     f"{contestant.name} published {speed.outputs_per_event:.3f} lists per event"
                 )
@@ -101,7 +109,9 @@ def measure(name: str = "uniform", *, peers: list[str] | None = None, quick: boo
 def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--workload", choices=WORKLOADS, default="uniform")
-    parser.add_argument("--peers", help=f"some of {','.join(each.name for each in PEERS)}; all by default")
+    parser.add_argument(
+        "--peers", help=f"some of {','.join(each.name for each in (WITH_SIGNALS, *PEERS))}; all by default"
+    )
     options = parser.parse_args()
     peers = None if options.peers is None else options.peers.split(",")
     try:
