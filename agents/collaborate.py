@@ -46,6 +46,14 @@ FRESH_ITEMS = 64
 """Items without interactions among which one is chosen for exploration."""
 
 
+def with_items(item: Hashes, time_ms: Rows) -> tuple[Hashes, Rows]:
+    """Items and times (n, W) of last events without those that have no item (0) between, left-aligned."""
+    if (item[:, 1:] != 0)[item[:, :-1] == 0].any():
+        order = np.argsort(item == 0, axis=1, kind="stable")
+        item, time_ms = np.take_along_axis(item, order, 1), np.take_along_axis(time_ms, order, 1)
+    return item, time_ms
+
+
 @dataclass(slots=True)
 class Past:
     """What n users did last: item hashes and times (n, W), newest first, left-aligned, 0 = none; and the clock (n,)."""
@@ -58,10 +66,7 @@ class Past:
     @classmethod
     def of(cls, states: UserStates, users: Rows, last: int) -> Past:
         """Of `users` (n,) of a batch, as things stand."""
-        item, when = states.recent_items(users, last), states.windows.recent_times(users, last)
-        if (item[:, 1:] != 0)[item[:, :-1] == 0].any():  # events without an item lie between
-            order = np.argsort(item == 0, axis=1, kind="stable")
-            item, when = np.take_along_axis(item, order, 1), np.take_along_axis(when, order, 1)
+        item, when = with_items(states.recent_items(users, last), states.windows.recent_times(users, last))
         heads = states.heads
         return cls(
             item, when, heads["watermark"][users].astype(np.int64), heads["version"][users].astype(np.int64)
@@ -295,29 +300,33 @@ class Told:
         self._how, self._champion, self._states, self._partition = how, champion, states, partition
         self._rows: list[tuple[Rows, SignalRows]] = []
 
-    def before(self, events: EventColumns) -> tuple[Rows, Past]:
-        """The users of `events` (n,), ascending, and what each has done; ask before the events are absorbed."""
-        users = np.unique(events.user)
-        return users, Past.of(self._states, users, PAST)
+    def before(self, events: EventColumns) -> tuple[Rows, Hashes, Rows]:
+        """The users of `events` (n,), ascending (U,), items and times (U, W) of what they did before; ask before absorbing."""
+        users, states = np.unique(events.user), self._states
+        return users, states.recent_items(users, PAST), states.windows.recent_times(users, PAST)
 
-    def after(self, events: EventColumns, before: tuple[Rows, Past], outcome: NDArray[np.uint8]) -> None:
+    def after(
+        self, events: EventColumns, before: tuple[Rows, Hashes, Rows], outcome: NDArray[np.uint8]
+    ) -> None:
         """Events (n,) in source order were absorbed."""
         how = self._how
-        with_item = np.flatnonzero((outcome == Outcome.APPLIED) & (events.item != 0))
-        if not with_item.size:
+        applied = np.flatnonzero(outcome == Outcome.APPLIED)
+        weight = how._weight[events.type[applied]]
+        told = np.flatnonzero((events.item[applied] != 0) & ~events.person[applied] & (weight > 0))
+        if not told.size:
             return
-        item, time_ms = events.item[with_item], events.time[with_item]
-        users, past = before
-        user = np.searchsorted(users, events.user[with_item])
-        past_item, past_ms = before_each(user, item, time_ms, past.item, past.time_ms)
-        weight = how._weight[events.type[with_item]]
+        users, stored_item, stored_ms = before
+        user, item, time_ms = events.user[applied], events.item[applied], events.time[applied]
+        # Events without an item take places among the last ones, too, however the log is cut into batches.
+        past = before_each(np.searchsorted(users, user), item, time_ms, stored_item, stored_ms)
+        past_item, past_ms = with_items(past[0][told], past[1][told])
+        at, item, time_ms = applied[told], item[told], time_ms[told]
         there = np.where(past_item != 0, np.int64(0), np.int64(NONE))
         session = Contexts(there, past_ms, time_ms, time_ms).session(how._session_gap_ms)
         wide = np.zeros((len(item), PAST), np.uint64)
         wide[:, : past_item.shape[1]] = past_item
-        rows = SignalRows(events.offset[with_item], time_ms, item, weight, session, wide)
-        told = np.flatnonzero((weight > 0) & ~events.person[with_item])
-        self._rows.append((self._partition[events.user[with_item[told]]], rows.take(told)))
+        rows = SignalRows(events.offset[at], time_ms, item, weight[told], session, wide)
+        self._rows.append((self._partition[events.user[at]], rows))
 
     def learn(self, events: EventColumns) -> None:
         """A step on a sample of events, before they are absorbed; only where the learner's partition is.

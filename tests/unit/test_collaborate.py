@@ -171,6 +171,28 @@ def test_every_applied_event_is_told_with_what_came_before_it(artefact: Path) ->
         past.append(int(rows.item[at]))
 
 
+def test_what_is_told_does_not_depend_on_how_the_log_is_cut(artefact: Path) -> None:
+    """Events without an item lie between."""
+    sent = records(240, users=4)
+    for at in range(0, 240, 7):
+        event = json.loads(sent[at].value) | {"type": "search", "text": "anything"}
+        sent[at].value = json.dumps({key: each for key, each in event.items() if key != "item_id"}).encode()
+    found = []
+    for size in (240, 50, 1):
+        worker = OneWorker(artefact)
+        for start in range(0, 240, size):
+            decoded = worker.ingest.decode(_Run(TP("events", 0), sent[start : start + size]))  # type: ignore[arg-type]
+            assert not decoded.dead_letters
+            decoded.text_at = []  # what a text says is not looked at here
+            delivery = worker.ingest.compute({0: [decoded]})[0]
+            worker.told += [value for _, value in delivery.first.get(EVENTS, []) if value is not None]
+            worker.table.update(delivery.changes())
+        found.append(SignalRows.join([SignalRows.decode(value) for value in worker.told]))
+    for other in found[1:]:
+        for name in ("offset", "item", "past", "session", "weight"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(found[0], name))
+
+
 def test_rows_that_come_again_are_counted_once_however_they_are_cut(artefact: Path) -> None:
     worker = OneWorker(artefact)
     for start in range(0, 1_500, 300):

@@ -17,8 +17,8 @@ def before_each(
 ) -> tuple[Hashes, Rows]:
     """Items and times (n, W) before each event.
 
-    user (n,) rows of the past, item (n,) all with one, time_ms (n,): events in source order. past_item, past_ms (U, W): before
-    the first of them, left-aligned, 0 = none.
+    user (n,) rows of the past, item (n,) with 0 = none, time_ms (n,): events in source order. past_item, past_ms (U, W): before
+    the first of them, newest first, 0 = no item or no event.
     """
     width = past_item.shape[1]
     order = np.argsort(user, kind="stable")
