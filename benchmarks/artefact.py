@@ -16,6 +16,7 @@ SOURCES = (
     "model_export/*.py",
     "tests/tiny_artefact.py",
     "streamer/core/manifest.py",
+    "streamer/core/signals/*.py",
     "streamer/serving/*.py",
 )
 HIDDEN = DIM = 64
@@ -43,4 +44,4 @@ def _digest() -> str:
 if __name__ == "__main__":
     from tests import tiny_artefact
 
-    tiny_artefact.build(Path(sys.argv[1]), hidden=HIDDEN, dim=DIM, items=int(sys.argv[2]))
+    tiny_artefact.build(Path(sys.argv[1]), hidden=HIDDEN, dim=DIM, items=int(sys.argv[2]), tick_ms=1.0)

@@ -16,6 +16,9 @@ from model_export.network import ModelConfig, UserModel
 from model_export.onnx_export import quiet
 from model_export.social import MetUsers
 from model_export.text_export import export_encoder
+from streamer.core.signals.blend import Blend
+from streamer.core.signals.options import HIDDEN
+from streamer.core.signals.weights import Shipped
 from streamer.serving.text_encoder import TextEncoder
 
 CATEGORIES = ["action", "comedy", "drama"]
@@ -34,10 +37,12 @@ def build(
     bert: Path | None = None,
     encoder: str = "gru",
     users: MetUsers | None = None,
+    tick_ms: float | None = None,
 ) -> Path:
     """Export an artefact into `out` and return its directory; items are "i0", "i1", … and their popularity falls.
 
     `bert`: a directory with a BertModel of hidden size 384 and its tokenizer.json; by default a random one of one layer.
+    `tick_ms`: with weights of the collaborative blend that have learned nothing yet, for a log whose events are so far apart.
     """
     encoder_dir = export_encoder(tiny_bert(out / ".bert") if bert is None else bert, out / ".encoder")
     content = TextEncoder.open(encoder_dir).encode(item_texts(items))
@@ -55,6 +60,7 @@ def build(
         window=100,
         encoder_dir=encoder_dir,
         users=users,
+        blend=None if tick_ms is None else Shipped.of(Blend(HIDDEN, 0.003, seed), tick_ms).learner,
         version=version,
     )
 
