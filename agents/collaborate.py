@@ -1,4 +1,4 @@
-"""Collaborative signals in a worker: what is told of each applied event, what is learned from it, and the blended lists."""
+"""Collaborative signals in a worker: the blended lists, and the weights that are published for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.tell import Told
 from streamer import telemetry
-from streamer.core.columns import EventColumns
 from streamer.core.event_types import EventTypes
 from streamer.core.hashing import event_hash
 from streamer.core.signals import Contexts, Extra, Ranked
@@ -18,68 +18,25 @@ from streamer.core.signals.context_kernels import products
 from streamer.core.signals.exploration import explored
 from streamer.core.signals.features import Signal
 from streamer.core.signals.history import NONE
+from streamer.core.signals.past import Past
 from streamer.core.signals.replay import STEP_EVENTS
-from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.shared import SharedSignals
-from streamer.core.signals.told import before_each
 from streamer.core.signals.weights import LEARNER_KEY, Published, encode_learner
-from streamer.core.user_state import Outcome, UserStates
+from streamer.core.user_state import UserStates
 from streamer.serving.champion import Champion
-from streamer.transport.batch_producer import Pair
-from streamer.transport.sending import Delivery
 
 Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 F32 = NDArray[np.float32]
 
-LEARNER_PARTITION = 0
-"""Whoever owns this partition of `events` learns, from its events; all others follow the weights."""
 LEARNED_PER_S, LEARNED_AT_ONCE = 20, 64
 """So many of its events are learned from at most, per second of event time and per batch: a millisecond each."""
 MODEL_ITEMS = 100
 """Candidates that the model contributes."""
-ROWS_OF_A_RECORD = 4_000
-"""At 190 bytes at most: below the broker's limit of a record."""
 FIRST_STEPS, STEPS, EVERY_S = 150, 100, 60.0
 """Weights are published after so many steps the first time, then after so many more but not more often than this."""
 FRESH_ITEMS = 64
 """Items without interactions among which one is chosen for exploration."""
-
-
-def with_items(item: Hashes, time_ms: Rows) -> tuple[Hashes, Rows]:
-    """Items and times (n, W) of last events without those that have no item (0) between, left-aligned."""
-    if (item[:, 1:] != 0)[item[:, :-1] == 0].any():
-        order = np.argsort(item == 0, axis=1, kind="stable")
-        item, time_ms = np.take_along_axis(item, order, 1), np.take_along_axis(time_ms, order, 1)
-    return item, time_ms
-
-
-@dataclass(slots=True)
-class Past:
-    """What n users did last: item hashes and times (n, W), newest first, left-aligned, 0 = none; and the clock (n,)."""
-
-    item: Hashes
-    time_ms: Rows
-    now_ms: Rows
-    length: Rows
-
-    @classmethod
-    def of(cls, states: UserStates, users: Rows, last: int) -> Past:
-        """Of `users` (n,) of a batch, as things stand."""
-        item, when = with_items(states.recent_items(users, last), states.windows.recent_times(users, last))
-        heads = states.heads
-        return cls(
-            item, when, heads["watermark"][users].astype(np.int64), heads["version"][users].astype(np.int64)
-        )
-
-    @classmethod
-    def join(cls, parts: list[Past]) -> Past:
-        return cls(
-            np.concatenate([each.item for each in parts]),
-            np.concatenate([each.time_ms for each in parts]),
-            np.concatenate([each.now_ms for each in parts]),
-            np.concatenate([each.length for each in parts]),
-        )
 
 
 @dataclass(slots=True)
@@ -125,11 +82,11 @@ class Collaborate:
     ) -> None:
         self.shared = shared
         self._exclude_seen = exclude_seen
-        self._events_topic, self._weights_topic = events_topic, weights_topic
-        self._session_gap_ms, self._explore = session_gap_ms, explore
-        self._weight = np.zeros(32, np.float32)
+        self.events_topic, self.weights_topic = events_topic, weights_topic
+        self.session_gap_ms, self._explore = session_gap_ms, explore
+        self.weight = np.zeros(32, np.float32)
         for each in types:
-            self._weight[each.code] = each.weight
+            self.weight[each.code] = each.weight
         self._published_steps, self._published_s = 0, -EVERY_S
         self._learned_ms = 0
         self._catalogue: tuple[Champion, int, Rows, NDArray[np.bool_]] | None = None
@@ -291,90 +248,3 @@ class Collaborate:
         telemetry.SIGNAL_LEARNED.set(blend.version * STEP_EVENTS)
         learner = encode_learner(blend, self.shared.model)
         return [(published.name.encode(), published.encode()), (LEARNER_KEY, learner)]
-
-
-class Told:
-    """One batch: rows of its applied events, and what is learned from some of them."""
-
-    def __init__(self, how: Collaborate, champion: Champion, states: UserStates, partition: Rows) -> None:
-        self._how, self._champion, self._states, self._partition = how, champion, states, partition
-        self._rows: list[tuple[Rows, SignalRows]] = []
-
-    def before(self, events: EventColumns) -> tuple[Rows, Hashes, Rows]:
-        """The users of `events` (n,), ascending (U,), items and times (U, W) of what they did before; ask before absorbing."""
-        users, states = np.unique(events.user), self._states
-        return users, states.recent_items(users, PAST), states.windows.recent_times(users, PAST)
-
-    def after(
-        self, events: EventColumns, before: tuple[Rows, Hashes, Rows], outcome: NDArray[np.uint8]
-    ) -> None:
-        """Events (n,) in source order were absorbed."""
-        how = self._how
-        applied = np.flatnonzero(outcome == Outcome.APPLIED)
-        weight = how._weight[events.type[applied]]
-        told = np.flatnonzero((events.item[applied] != 0) & ~events.person[applied] & (weight > 0))
-        if not told.size:
-            return
-        users, stored_item, stored_ms = before
-        user, item, time_ms = events.user[applied], events.item[applied], events.time[applied]
-        # Events without an item take places among the last ones, too, however the log is cut into batches.
-        past = before_each(np.searchsorted(users, user), item, time_ms, stored_item, stored_ms)
-        past_item, past_ms = with_items(past[0][told], past[1][told])
-        at, item, time_ms = applied[told], item[told], time_ms[told]
-        there = np.where(past_item != 0, np.int64(0), np.int64(NONE))
-        session = Contexts(there, past_ms, time_ms, time_ms).session(how._session_gap_ms)
-        wide = np.zeros((len(item), PAST), np.uint64)
-        wide[:, : past_item.shape[1]] = past_item
-        rows = SignalRows(events.offset[at], time_ms, item, weight[told], session, wide)
-        self._rows.append((self._partition[events.user[at]], rows))
-
-    def learn(self, events: EventColumns) -> None:
-        """A step on a sample of events, before they are absorbed; only where the learner's partition is.
-
-        Events (n,) in source order, of which each user's first is judged: by the state that its list was made from. What the
-        model was trained on is left out: of that it knows more than it will know of anything.
-        """
-        how, states, champion = self._how, self._states, self._champion
-        signals = how.shared.signals
-        if signals is None or not len(champion.catalogue.ids):
-            return
-        chosen = np.zeros(len(events), np.bool_)
-        chosen[np.unique(events.user, return_index=True)[1]] = True
-        chosen &= self._partition[events.user] == LEARNER_PARTITION
-        chosen &= (events.item != 0) & ~events.person & (how._weight[events.type] > 0)
-        chosen &= events.time > champion.model.manifest.trained_until_ms
-        at = np.flatnonzero(chosen & (events.offset > states.heads["applied"][events.user]))
-        at = how.sample(at, events.time)
-        if not at.size:
-            return
-        if not champion.recurrent:
-            champion.rebuild_stale(states)
-        users = events.user[at]
-        barred = how.rows_of(champion)[1]
-        position, hashes = how.seen(states, users)
-        listed, numbered = champion.catalogue.rows(hashes), how.shared.numbers.rows(hashes)
-        excluded = np.stack([position, listed], axis=1)[listed >= 0]
-        theirs = np.stack([position, numbered], axis=1)[numbered != NONE]
-        past = how.contexts(Past.of(states, users, signals.options.remembered))
-        extra = {"gru": how.model(champion, states.heads["gru"][users], excluded)}
-        falls = signals.safeguard.falls
-        signals.judge(past, how.shared.numbers.rows(events.item[at]), theirs, extra, barred=barred)
-        telemetry.SIGNAL_FALLS.inc(signals.safeguard.falls - falls)
-        telemetry.SIGNAL_JUDGED.inc(len(at))
-
-    def deliver(self, deliveries: dict[int, Delivery]) -> None:
-        """Put the batch's records in front of its state records: an event whose state is stored has been told."""
-        if self._rows:
-            partition = np.concatenate([each for each, _ in self._rows])
-            rows = SignalRows.join([each for _, each in self._rows])
-            for each in np.unique(partition).tolist():
-                mine = np.flatnonzero(partition == each)
-                ordered = mine[np.argsort(rows.offset[mine], kind="stable")]
-                deliveries[each].first[self._how._events_topic] = [
-                    (None, rows.take(ordered[start : start + ROWS_OF_A_RECORD]).encode())
-                    for start in range(0, len(ordered), ROWS_OF_A_RECORD)
-                ]
-        if LEARNER_PARTITION in deliveries:
-            records: list[Pair] = list(self._how.published())
-            if records:
-                deliveries[LEARNER_PARTITION].first[self._how._weights_topic] = records

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.collaborate import Blended, Collaborate, Past
+from agents.collaborate import Blended, Collaborate
 from streamer.core.columns import EventColumns
 from streamer.core.diversity import CANDIDATES, F32, diverse
 from streamer.core.profile import profiles
 from streamer.core.ranking import ItemTexts, Rows, because, exclusions, rank, recommendations
+from streamer.core.signals.past import Past
 from streamer.core.stamp import Stamp
 from streamer.core.state_view import StateView
 from streamer.core.user_state import Outcome, UserStates

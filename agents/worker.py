@@ -15,13 +15,14 @@ from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
 from agents.batch import DecodedRun, Reader
-from agents.collaborate import LEARNER_PARTITION, Collaborate
+from agents.collaborate import Collaborate
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
 from agents.follow_signals import FollowSignals
 from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend
 from agents.swap_model import SwapModel
+from agents.tell import LEARNER_PARTITION
 from streamer import telemetry
 from streamer.core.event_types import EventTypes
 from streamer.core.events import EventDecoder
