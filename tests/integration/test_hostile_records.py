@@ -92,6 +92,7 @@ def hostile_events(n: int) -> Iterator[Sent]:
             key, json.dumps({k: v for k, v in base.items() if k != name}).encode(), Reason.MISSING_FIELD
         )
     yield wrong(Reason.MISSING_FIELD, type="follow")
+    yield wrong(Reason.SELF_TARGET, type="follow", target_user_id=user)
     yield record(key, b"{}", Reason.MISSING_FIELD)
     mistyped = {
         "event_id": 5,
