@@ -34,6 +34,8 @@ FETCH_BYTES = 16 << 20
 """Of all partitions together in one fetch; one is worked on while the next is read."""
 FETCH_WAIT_MS = 200
 """How long the broker may hold an empty fetch (Faust: 1.5 s). A seek waits for the fetch before it, at every rebalance."""
+HELD_BACK_S = 0.02
+"""The longest poll while partitions are held back: they may be wanted again any moment, and nothing ends a poll early."""
 SESSION_SHARE = 0.7
 """A send must reach the broker before the session ends: the last good heartbeat may be this share of it old."""
 
@@ -140,7 +142,7 @@ class BatchConsumer(driver.Consumer):
 
         The message is of one of the partitions; pipelines judge each run by its own lane.
         """
-        fetched, _ = await self._wait_next_records(timeout)
+        fetched = await self._next_records(timeout)
         if self.should_stop:
             return
         if not fetched:
@@ -166,6 +168,15 @@ class BatchConsumer(driver.Consumer):
                     break
                 self.app.recovery.replay(TP(*tp), part)
                 await asyncio.sleep(0)
+
+    async def _next_records(self, timeout: float) -> Any:
+        """While partitions are held back a poll must not outlast that: it asks for those alone that were wanted when it began."""
+        if not self._buffered_partitions:
+            return (await self._wait_next_records(timeout))[0]
+        if not self._get_active_partitions():  # Faust would sleep for a second
+            await self.sleep(HELD_BACK_S)
+            return None
+        return (await self._wait_next_records(min(timeout, HELD_BACK_S)))[0]
 
     def _message(self, accepted: list[Run]) -> tuple[TP, ConsumerMessage]:
         inbound, now = self.app.monitor.stream_inbound_time, time.monotonic()

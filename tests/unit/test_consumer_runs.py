@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from faust.types import TP
 
 from streamer.core.lane import Lane
-from streamer.transport.consumer import BatchConsumer
+from streamer.transport.consumer import HELD_BACK_S, BatchConsumer
 
 GENERATION = 3
 
@@ -95,3 +95,31 @@ def test_partitions_whose_runs_come_together_are_held_back_together() -> None:
     consumer.on_buffer_drop(TP("events", 0))
     assert consumer._active_partitions == {TP("items", 0), TP("events", 0), TP("events", 1)}
     assert not consumer._buffered_partitions
+
+
+def test_a_poll_does_not_outlast_a_hold() -> None:
+    """Else a worker whose buffers were full stands still until the poll for the other topics is over."""
+    lanes = {TP("events", 0): Lane(GENERATION, 0), TP("items", 0): Lane(GENERATION, 0)}
+    consumer, asked = consumer_of({}, lanes), list[float]()
+
+    async def next_records(timeout: float) -> Any:
+        asked.append(timeout)
+        return {}, set()
+
+    async def nothing_fetched() -> None: ...
+
+    consumer._wait_next_records = next_records
+    consumer.app.recovery = SimpleNamespace(nothing_fetched=nothing_fetched)
+    polled(consumer)
+    consumer.on_buffer_full(TP("events", 0))
+    polled(consumer)
+    consumer.on_buffer_full(TP("items", 0))  # now none is wanted, and Faust would sleep for a second
+    slept = list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    consumer.sleep = sleep
+    polled(consumer)
+    assert asked == [1.0, HELD_BACK_S]
+    assert slept == [HELD_BACK_S]
