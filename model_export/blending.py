@@ -136,7 +136,7 @@ class _Stream:
         found = [ndcg_at_k(each[len(each) // 2 :], 10) for each in (blend, model)]
         steps = min(STEPS, PASSES * (n - self._cut) // STEP_EVENTS)
         signals.rehearse(max(0, steps - (signals.blend.version - before)))
-        return FirstBlend(Shipped.of(signals.blend, o.tick_ms), *found)
+        return FirstBlend(Shipped.of(signals.blend, o.tick_ms, int(LEARN_FROM * self._cut)), *found)
 
     def _without_model(self) -> set[int]:
         """Numbers of the batches before the cut that are judged: evenly spread."""

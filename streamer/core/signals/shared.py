@@ -84,8 +84,13 @@ class SharedSignals:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to blend with: counts, and weights that somebody learned."""
-        return self.signals is not None and self.published is not None and self.signals.counts.events > 0
+        """Whether there is something to blend with: enough counts, and weights that somebody learned.
+
+        Weights of a long log trust counts that a new deployment does not have yet; until then the model alone is better.
+        """
+        if self.signals is None or self.published is None:
+            return False
+        return self.signals.counts.events > (0 if self._shipped is None else self._shipped.rows)
 
     def absorb(self, partition: int, rows: SignalRows) -> int:
         """Count the rows of a source partition that are not counted yet; how many those were."""

@@ -62,22 +62,26 @@ class Shipped:
 
     learner: bytes
     tick_ms: float
+    rows: int = 0
+    """Events that must be counted before these weights serve: they were learned on counts of at least so many."""
 
     @classmethod
-    def of(cls, blend: Blend, tick_ms: float) -> Shipped:
-        return cls(_saved({**_learner(blend), "tick_ms": np.array(tick_ms)}), tick_ms)
+    def of(cls, blend: Blend, tick_ms: float, rows: int = 0) -> Shipped:
+        extra = {"tick_ms": np.array(tick_ms), "rows": np.array(rows)}
+        return cls(_saved({**_learner(blend), **extra}), tick_ms, rows)
 
     @classmethod
     def decode(cls, value: bytes) -> Shipped:
         """Raises ValueError for anything that is none, or that is of another shape than this release learns."""
         try:
-            tick_ms = float(_loaded(value)["tick_ms"])
+            loaded = _loaded(value)
+            tick_ms, rows = float(loaded["tick_ms"]), int(loaded["rows"])
         except KeyError as error:
             raise ValueError(f"these are no weights of the blend: {error}") from error
         if not tick_ms > 0:
             raise ValueError(f"tick_ms is {tick_ms}, must be above 0")
         restore_learner(Blend(HIDDEN, 0.0, 0), value)
-        return cls(value, tick_ms)
+        return cls(value, tick_ms, rows)
 
 
 def encode_learner(blend: Blend, model: str) -> bytes:
