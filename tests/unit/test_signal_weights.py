@@ -94,6 +94,15 @@ def test_rows_that_came_before_the_model_are_counted() -> None:
     assert shared.signals.counts.events == 10
 
 
+def test_weights_of_a_long_log_wait_for_counts() -> None:
+    shared = SharedSignals()
+    shared.meet("a", Shipped.of(a_blend(1), TICK_MS, rows=20))
+    shared.absorb(0, rows(20))
+    assert not shared.ready
+    shared.absorb(1, rows(1))
+    assert shared.ready
+
+
 def test_published_weights_of_the_model_win_over_shipped_ones_and_others_wait() -> None:
     shared = SharedSignals()
     shared.serve(Published.of(a_blend(2), None, "a"))
