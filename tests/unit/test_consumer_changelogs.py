@@ -29,6 +29,7 @@ class Setting:
         self.replayed: list[tuple[TP, list[int]]] = []
         self.asked = 0
         consumer: Any = BatchConsumer.__new__(BatchConsumer)
+        consumer._buffered_partitions = set()
         recovery = SimpleNamespace(replay=self.replay, nothing_fetched=self.nothing)
         consumer.app = SimpleNamespace(batch_topics=frozenset({"events"}), recovery=recovery)
         consumer._thread = SimpleNamespace(epochs=collections.Counter({TP("log", 0): 2}))
