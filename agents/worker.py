@@ -24,6 +24,7 @@ from agents.recommend import Recommend
 from agents.swap_model import SwapModel
 from agents.tell import LEARNER_PARTITION
 from streamer import telemetry
+from streamer.core.batch_size import BatchSize
 from streamer.core.event_types import EventTypes
 from streamer.core.events import EventDecoder
 from streamer.core.interests import Decay
@@ -57,6 +58,8 @@ P = TypeVar("P")
 log = logging.getLogger("headwater.worker")
 
 GAUGES_EVERY_S = 10.0
+RUN_RECORDS = 2000
+"""Records that are decoded, and marked as done, together."""
 
 
 class Worker:
@@ -80,7 +83,7 @@ class Worker:
             app_id(s),
             broker=[f"kafka://{address}" for address in s.brokers.split(",")],
             batch_topics=frozenset({s.topic("events"), s.topic("items")}),
-            run_records=s.max_batch_events,
+            run_records=min(RUN_RECORDS, s.max_batch_events),
             pace=Pace(s.batch_wait_ms / 1000),
             producer=BatchProducer(
                 bootstrap_servers=s.brokers,
@@ -97,8 +100,8 @@ class Worker:
             broker_session_timeout=float(s.session_timeout_s),
             broker_heartbeat_interval=min(1.0, s.session_timeout_s / 5),
             broker_commit_interval=1.0,
-            broker_max_poll_records=2 * s.max_batch_events,
-            stream_buffer_maxsize=4,
+            broker_max_poll_records=s.max_batch_events,
+            stream_buffer_maxsize=2,
         )
 
     def build(self) -> BatchApp:
@@ -190,7 +193,7 @@ class Worker:
             die=self.app.die,
             dead_letter_topic=self.settings.topic("dead-letters"),
             depth=self.settings.pipeline_depth,
-            max_batch_records=self.settings.max_batch_events,
+            size=BatchSize(self.settings.max_batch_events),
             **more,
         )
 
@@ -289,7 +292,7 @@ def event_processor(
         texts,
         recommend,
         topic=s.topic("events"),
-        put_off=PutOff(0 if recommend.per_event else s.max_staleness_s, 5 * s.max_batch_events),
+        put_off=PutOff(0 if recommend.per_event else s.max_staleness_s, s.max_batch_events),
         collaborate=collaborate,
     )
 

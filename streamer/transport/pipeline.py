@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from faust.types import TP
 
+from streamer.core.batch_size import BatchSize
 from streamer.core.pace import Pace
 from streamer.transport.batch_producer import BatchProducer
 from streamer.transport.changelog import Changelog
@@ -53,6 +54,8 @@ class Processor(Protocol[P]):
 @dataclass(eq=False, slots=True)
 class Waiting(Generic[P]):
     run: Run
+    """Without its records, which would fill the memory."""
+    records: int
     prepared: P | asyncio.Future[P]
 
     @property
@@ -65,7 +68,7 @@ class Waiting(Generic[P]):
 
 
 class Pipeline(Generic[P]):
-    """pace: how far apart batches start."""
+    """size: how many events are computed together. pace: how far apart batches start."""
 
     def __init__(
         self,
@@ -76,13 +79,16 @@ class Pipeline(Generic[P]):
         die: Callable[[BaseException], None],
         dead_letter_topic: str,
         depth: int = 2,
-        max_batch_records: int = 2000,
+        size: BatchSize | None = None,
         pace: Pace | None = None,
         store: BatchStore | None = None,
         changelog: Changelog | None = None,
     ) -> None:
         self._processor, self._executor, self._die = processor, executor, die
-        self._max_records, self._pace = max_batch_records, Pace(0.0) if pace is None else pace
+        self._size, self._pace = (
+            BatchSize(2000) if size is None else size,
+            Pace(0.0) if pace is None else pace,
+        )
         self._sending = Sending(
             producer=producer,
             die=die,
@@ -102,7 +108,7 @@ class Pipeline(Generic[P]):
     async def handle(self, runs: Sequence[Run], consumer: BatchConsumer) -> None:
         """Take the runs of one fetch; blocks while enough is waiting, which in turn stops the fetching."""
         self._consumer = consumer
-        await self._until(lambda: self._waiting_records() < 2 * self._max_records)
+        await self._until(lambda: self._waiting_records() < 2 * self._size.most_events)
         if not consumer.flow_active:
             return
         for run in runs:
@@ -111,15 +117,16 @@ class Pipeline(Generic[P]):
         self._wake()
 
     def _prepare(self, run: Run) -> Waiting[P]:
-        prepared = self._processor.prepare(run)
+        prepared, n = self._processor.prepare(run), len(run.records)
+        run = Run(run.tp, [], run.lane, run.span)
         if not isinstance(prepared, Awaitable):
-            return Waiting(run, prepared)
+            return Waiting(run, n, prepared)
         coming: asyncio.Future[P] = asyncio.ensure_future(prepared)
         coming.add_done_callback(lambda _: self._wake())
-        return Waiting(run, coming)
+        return Waiting(run, n, coming)
 
     def _waiting_records(self) -> int:
-        return sum(len(w.run.records) for w in self._waiting)
+        return sum(w.records for w in self._waiting)
 
     def _wake(self) -> None:
         """Have whoever waits look again; waiters re-check their condition, so waking too often is harmless."""
@@ -153,7 +160,7 @@ class Pipeline(Generic[P]):
         if wait_s > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._until(lambda: self._waiting_records() >= self._max_records)
+                    await self._until(lambda: self._waiting_records() >= self._size.limit)
 
     def _due(self) -> bool:
         """Whether outputs that were put off must leave now (if nothing else wakes us, a timer does)."""
@@ -165,24 +172,27 @@ class Pipeline(Generic[P]):
     @property
     def _lagging(self) -> bool:
         """Half a batch is waiting behind the one that is taken: events come faster than their users can be refreshed."""
-        return 2 * self._waiting_records() >= self._max_records
+        return 2 * self._waiting_records() >= self._size.limit
 
     def _eligible(self) -> list[Waiting[P]]:
-        """Waiting runs that may be computed now: prepared, in order, partition not too far ahead, within the size."""
-        chosen: list[Waiting[P]] = []
-        blocked: set[TP] = set()
-        records = 0
+        """Waiting runs that may be computed now: prepared, in order, partition not too far ahead, within the size.
+
+        All of the partition that waits longest first, and so on: the longer the runs, the fewer users have the events.
+        """
+        by_partition: dict[TP, list[Waiting[P]]] = {}
         for waiting in self._waiting:
-            tp = waiting.run.tp
-            if tp in blocked:
+            by_partition.setdefault(waiting.run.tp, []).append(waiting)
+        chosen: list[Waiting[P]] = []
+        records, limit = 0, self._size.limit
+        for tp, those in by_partition.items():
+            if self._sending.full(tp):
                 continue
-            size = len(waiting.run.records)
-            full = self._sending.full(tp) or (chosen and records + size > self._max_records)
-            if full or not waiting.ready:
-                blocked.add(tp)
-                continue
-            chosen.append(waiting)
-            records += size
+            for waiting in those:
+                size = waiting.records
+                if not waiting.ready or (chosen and records + size > limit):
+                    break
+                chosen.append(waiting)
+                records += size
         return chosen
 
     def _take(self) -> dict[TP, list[Waiting[P]]]:
@@ -203,6 +213,10 @@ class Pipeline(Generic[P]):
         compute = self._processor.compute
         deliveries = await loop.run_in_executor(self._executor, compute, work, self._lagging)
         assert self._consumer is not None
+        self._size.computed(
+            sum(w.records for waiting in batch.values() for w in waiting),
+            sum(len(delivery.heads) + len(delivery.groups) for delivery in deliveries.values()),
+        )
         for partition, delivery in deliveries.items():
             tp = topics[partition]
             runs = [w.run for w in batch.get(tp, [])]

@@ -94,15 +94,13 @@ class Sending:
             self._store.stage(last.tp.partition, stage.changes)
         previous = stages[-1] if stages else None
         stages.append(stage)
-        # Without their records: what is only to be marked as done must not fill the memory.
-        spans = [Run(run.tp, [], run.lane, run.span) for run in runs]
-        stage.task = asyncio.ensure_future(self._finish(consumer, last, spans, delivery, stage, previous))
+        stage.task = asyncio.ensure_future(self._finish(consumer, last, runs, delivery, stage, previous))
 
     async def _finish(
         self,
         consumer: BatchConsumer,
         last: Run,
-        runs: list[Run],
+        runs: Sequence[Run],
         delivery: Delivery,
         stage: Stage,
         previous: Stage | None,
@@ -130,7 +128,7 @@ class Sending:
         finally:
             self._leave(tp, stage)
 
-    def _complete(self, consumer: BatchConsumer, tp: TP, runs: list[Run], put_off: bool) -> None:
+    def _complete(self, consumer: BatchConsumer, tp: TP, runs: Sequence[Run], put_off: bool) -> None:
         unfinished = self._unfinished[tp]
         unfinished += runs
         if not put_off:

@@ -15,6 +15,7 @@ from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.core.batch_size import BatchSize
 from streamer.core.lane import Lane
 from streamer.errors import LostOwnership
 from streamer.transport.consumer import Run
@@ -135,7 +136,7 @@ async def live(world: World, sizes: list[int], crash_after: list[int]) -> None:
         die=failures.append,
         dead_letter_topic="dead",
         depth=2,
-        max_batch_records=MAX_RECORDS,
+        size=BatchSize(MAX_RECORDS),
         store=anything,
         changelog=anything,
     )
@@ -202,3 +203,53 @@ def test_every_event_once_and_nothing_before_its_time(
     seed: int, sizes: list[int], crash_after: list[int]
 ) -> None:
     asyncio.run(asyncio.wait_for(live(World(seed), sizes, crash_after), 60))
+
+
+class Taken(World):
+    """Notes which runs are computed together."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.batches: list[dict[int, list[list[int]]]] = []
+
+    def prepare(self, run: Run) -> list[int]:
+        return [r.offset for r in run.records]
+
+    def compute(self, work: dict[int, list[list[int]]], lagging: bool) -> dict[int, Delivery]:
+        self.batches.append(work)
+        return super().compute(work, lagging)
+
+
+async def backlog(world: Taken, rounds: int, size: int, batch: int) -> None:
+    """`rounds` fetches of a run of both partitions wait before the first batch is computed."""
+    anything: Any = world
+    pipeline: Pipeline[list[int]] = Pipeline(
+        anything,
+        producer=anything,
+        executor=EXECUTOR,
+        die=lambda exc: None,
+        dead_letter_topic="dead",
+        size=BatchSize(batch),
+        store=anything,
+        changelog=anything,
+    )
+    world.lanes = {p: Lane(0, 0) for p in range(PARTITIONS)}
+    for first in range(0, rounds * size, size):
+        runs = []
+        for p in range(PARTITIONS):
+            records: Any = [SimpleNamespace(offset=o) for o in range(first, first + size)]
+            runs.append(
+                Run(TP("events", p), records, world.lanes[p], world.lanes[p].deliver(first, first + size - 1))
+            )
+        await pipeline.handle(runs, anything)
+    loop = asyncio.ensure_future(pipeline.run_forever())
+    while any(world.lanes[p].committable != rounds * size for p in range(PARTITIONS)):
+        await asyncio.sleep(0)
+    loop.cancel()
+
+
+def test_a_backlog_is_taken_partition_by_partition() -> None:
+    world = Taken()
+    asyncio.run(asyncio.wait_for(backlog(world, rounds=4, size=2, batch=8), 60))
+    taken = [{p: len(runs) for p, runs in batch.items()} for batch in world.batches if batch]
+    assert taken[:2] == [{0: 4}, {1: 4}], "all that waits of one partition, then of the next"
