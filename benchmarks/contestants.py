@@ -56,6 +56,13 @@ WITH_SIGNALS = Contestant(
     "with_signals", lambda stage, group: stage.headwater(group, signals="on"), alike=False
 )
 """Headwater as it is by default: lists are blended with what other users did."""
+SMALL_BATCHES = Contestant(
+    "small_batches",
+    lambda stage, group: stage.headwater(group, signals="off", max_batch_events=4000),
+    alike=False,
+)
+"""Batches of about 2,000 users at most: where every event is another user's, each still has a list of its own."""
+VARIANTS = (WITH_SIGNALS, SMALL_BATCHES)
 PEERS = (
     Contestant("plain_faust", _module("plain_faust", "worker", "-l", "warn", "--without-web")),
     Contestant("quix", _module("quix"), _lacks("quixstreams")),
@@ -65,10 +72,9 @@ PEERS = (
 
 
 def present(names: list[str] | None = None) -> list[Contestant]:
-    """Headwater and those peers (of `names`, or all) that can run here; of the others it is printed why not."""
+    """Headwater, its variants and those peers (of `names`, or all) that can run here; of the others it is printed why not."""
     found = [HEADWATER]
-    if names is None or WITH_SIGNALS.name in names:
-        found.append(WITH_SIGNALS)
+    found += [variant for variant in VARIANTS if names is None or variant.name in names]
     for peer in PEERS:
         if names is not None and peer.name not in names:
             continue

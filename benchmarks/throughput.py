@@ -6,14 +6,15 @@ Each runs alone on one core, broker and load on another, on the same log from it
 counts. After its first output and a warm-up a worker is watched until the log is absorbed or the seconds of a run are over.
 How far it came is read from the sources that its outputs name, so an event counts when its user was refreshed, whether by a
 list of its own or by that of a later event. What the first run of each puts out is compared with Headwater's, whose collaborative
-signals are off for it: no peer has them. `with_signals` is Headwater as it is by default.
+signals are off for it: no peer has them. `with_signals` is Headwater as it is by default. A worker that lags makes fewer lists
+than it takes events (`lists_per_event`), the peers make one for each; `small_batches` makes nearly as many, where users differ.
 """
 
 from __future__ import annotations
 
 from benchmarks import figures
 from benchmarks.child import Child
-from benchmarks.contestants import HEADWATER, PEERS, WITH_SIGNALS, Contestant, present
+from benchmarks.contestants import HEADWATER, PEERS, VARIANTS, WITH_SIGNALS, Contestant, present
 from benchmarks.figures import Figure, Result
 from benchmarks.outputs import WrongOutput
 from benchmarks.race import Race, Speed
@@ -21,7 +22,7 @@ from benchmarks.stage import Stage
 from benchmarks.workloads import WORKLOADS, NoData, workload
 
 NAME = "throughput"
-EVENTS = {"uniform": 600_000, "zipf": 1_200_000, "ml-100k": 1_200_000, "fat-catalogue": 60_000}
+EVENTS = {"uniform": 1_200_000, "zipf": 1_500_000, "ml-100k": 2_500_000, "fat-catalogue": 60_000}
 QUICK_EVENTS = 60_000
 SIGNALS_GOAL = 1 / 3
 GOALS = {
@@ -56,12 +57,15 @@ def ratios(speeds: dict[str, list[Speed]], workload: str) -> dict[str, Figure]:
             value = found["events_per_s"].value / Figure.of(runs, "").value
             found[key] = Figure(value, "of raw" if name == "raw" else "×", goals.get(key), by_round)
             found[f"{name}_events_per_s"] = Figure.of(runs, "events/s")
-    if WITH_SIGNALS.name in speeds:  # beside Headwater it is a share, as raw is
-        del found[f"vs_{WITH_SIGNALS.name}"]
-        blended = per_s[WITH_SIGNALS.name]
-        by_round = [a / b for a, b in zip(blended, ours, strict=True)]
-        value = Figure.of(blended, "").value / found["events_per_s"].value
-        found["share_with_signals"] = Figure(value, "of without", SIGNALS_GOAL, by_round)
+    for variant in VARIANTS:  # beside Headwater each is a share, as raw is
+        if runs := per_s.get(variant.name):
+            del found[f"vs_{variant.name}"]
+            by_round = [a / b for a, b in zip(runs, ours, strict=True)]
+            value = Figure.of(runs, "").value / found["events_per_s"].value
+            goal = SIGNALS_GOAL if variant is WITH_SIGNALS else None
+            found[f"share_{variant.name}"] = Figure(value, "of headwater", goal, by_round)
+            lists = [each.outputs_per_event for each in speeds[variant.name]]
+            found[f"{variant.name}_lists_per_event"] = Figure.of(lists, "lists/event")
     for name, found_speeds in speeds.items():
         found[f"{name}_cpu_us"] = Figure.of([each.cpu_us for each in found_speeds], "µs/event")
     for name in per_s.keys() - {HEADWATER.name, "raw"}:
@@ -110,7 +114,7 @@ def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--workload", choices=WORKLOADS, default="uniform")
     parser.add_argument(
-        "--peers", help=f"some of {','.join(each.name for each in (WITH_SIGNALS, *PEERS))}; all by default"
+        "--peers", help=f"some of {','.join(each.name for each in (*VARIANTS, *PEERS))}; all by default"
     )
     options = parser.parse_args()
     peers = None if options.peers is None else options.peers.split(",")
