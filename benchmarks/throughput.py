@@ -58,7 +58,8 @@ def ratios(speeds: dict[str, list[Speed]], workload: str) -> dict[str, Figure]:
             found[key] = Figure(value, "of raw" if name == "raw" else "×", goals.get(key), by_round)
             found[f"{name}_events_per_s"] = Figure.of(runs, "events/s")
     for variant in VARIANTS:  # beside Headwater each is a share, as raw is
-        if runs := per_s.get(variant.name):
+        if variant.name in per_s:
+            runs = per_s[variant.name]
             del found[f"vs_{variant.name}"]
             by_round = [a / b for a, b in zip(runs, ours, strict=True)]
             value = Figure.of(runs, "").value / found["events_per_s"].value
