@@ -39,12 +39,12 @@ class Point:
     workers: int = 1
     filled: int = 2
     counted: int = COUNTED
-    batch: int | None = None
-    """Events per batch and partition, None for the worker's default."""
+    batch: int = 2000
+    """Events per batch; half as many, if each is another user's. So few that no user comes twice in one."""
 
     @property
     def settings(self) -> dict[str, int]:
-        return {"window": self.window} | ({} if self.batch is None else {"max_batch_events": self.batch})
+        return {"window": self.window, "max_batch_events": self.batch}
 
     @property
     def events(self) -> tuple[int, int]:
@@ -59,8 +59,10 @@ class Cost:
     events_per_s: float
 
 
-WINDOWED = Point(users=1000, batch=125)
-"""Few users, so that their windows fill soon, and batches small enough that no user comes twice in one."""
+WINDOWED = Point(users=1000, batch=250)
+"""Few users, so that their windows fill soon."""
+MANY_USERS = Point(users=200_000, filled=1)
+"""So many that each of 64 partitions has more of them than a batch takes."""
 AXES = {
     "catalogue": [(items, Point(items=items)) for items in (1000, 10_000, 50_000, 100_000, 1_000_000)],
     "window": [
@@ -68,7 +70,7 @@ AXES = {
         for window in (50, 100, 200, 500)
     ],
     "users": [(users, Point(users=users)) for users in (10_000, 100_000, 1_000_000)],
-    "partitions": [(partitions, Point(partitions=partitions)) for partitions in (1, 8, 64)],
+    "partitions": [(partitions, replace(MANY_USERS, partitions=partitions)) for partitions in (1, 8, 64)],
     "workers": [(workers, Point(workers=workers)) for workers in (1, 2)],
 }
 QUICK = {"users": [(2000, Point(users=2000, counted=10_000)), (10_000, Point(users=10_000, counted=10_000))]}
