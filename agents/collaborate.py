@@ -161,7 +161,7 @@ class Collaborate:
         gru: F32,
         seen: tuple[Rows, Hashes],
         k: int,
-        choose: Callable[[Champion, F32, Rows], Rows | None],
+        choose: Callable[[F32, Rows], Rows | None],
     ) -> Blended | None:
         """None while there is nothing to blend with. seen: positions (m,) and item hashes (m,) that must not be listed.
 
@@ -185,7 +185,7 @@ class Collaborate:
         reason = np.where(ranked.because != NONE, rows[ranked.because], -1)
         code = np.where(row >= 0, ranked.signal, -1).astype(np.int64)
         blended = Blended(ranked.score, row, reason, code, published.name)
-        places = choose(champion, ranked.score, row)
+        places = choose(ranked.score, row)
         if places is not None:
             blended = blended.at(places)
             code = blended.signal

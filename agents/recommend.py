@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from agents.collaborate import Blended, Collaborate
 from streamer.core.columns import EventColumns
 from streamer.core.diversity import CANDIDATES, F32, diverse
+from streamer.core.exposure import discounted
 from streamer.core.profile import profiles
 from streamer.core.ranking import ItemTexts, Rows, because, exclusions, rank, recommendations
 from streamer.core.signals.past import Past
@@ -33,7 +35,8 @@ class Recommend:
     """How lists are made.
 
     per_event: refresh after every event instead of once per batch. top_k: list length. exclude_seen: leave out what the
-    user has consumed. diversity: how much a list shuns items that are like those above them, 0..1.
+    user has consumed. diversity: how much a list shuns items that are like those above them, 0..1. exposure_discount: how
+    much it shuns items that everybody takes, 0..1.
     """
 
     profiles_topic: str
@@ -44,17 +47,26 @@ class Recommend:
     collaborate: Collaborate | None = None
     """Who blends the model with what other users did; None = the model alone ranks."""
     diversity: float = 0.0
+    exposure_discount: float = 0.0
 
     @property
     def candidates(self) -> int:
         """Items ranked for each list."""
-        return self.top_k * CANDIDATES if self.diversity else self.top_k
+        return self.top_k * CANDIDATES if self.diversity or self.exposure_discount else self.top_k
 
-    def listed(self, champion: Champion, scores: F32, rows: Rows) -> Rows | None:
+    def listed(self, champion: Champion, as_of_ms: int, scores: F32, rows: Rows) -> Rows | None:
         """Places (n, k) of ranked candidates (n, C) that make the lists, None for the first k."""
-        if not self.diversity:
+        if not (self.diversity or self.exposure_discount) or not scores.size:
             return None
-        return diverse(scores, rows, champion.catalogue.vectors, self.diversity, self.top_k)
+        order = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        if self.exposure_discount:
+            taken = champion.taken(rows, as_of_ms)
+            scores, order = discounted(scores, rows, taken, self.exposure_discount)
+        if not self.diversity:
+            return order[:, : self.top_k]
+        rows = np.take_along_axis(rows, order, 1)
+        places = diverse(scores, rows, champion.catalogue.vectors, self.diversity, self.top_k)
+        return np.take_along_axis(order, places, 1)
 
     def begin(self, champion: Champion, states: UserStates, batch: Batch) -> Refresh:
         return Refresh(self, champion, states, batch)
@@ -156,8 +168,9 @@ class Refresh:
         if collaborate is not None:
             seen = view.seen if self._how.exclude_seen else (np.zeros(0, np.int64), np.zeros(0, np.uint64))
             past = Past.join(self._past)
+            listed = functools.partial(self._how.listed, champion, self._as_of(view))
             blended = collaborate.lists(
-                champion, keys, past, view.heads["gru"], seen, self._how.candidates, self._how.listed
+                champion, keys, past, view.heads["gru"], seen, self._how.candidates, listed
             )
             if blended is not None:
                 return blended_lists(blended, stamp, champion.item_texts)
@@ -165,6 +178,10 @@ class Refresh:
         reasons = because(champion.rows_with_vector(view.recent), rows, champion.catalogue.vectors)
         reasons[~usable] = -1
         return recommendations(scores, rows, reasons, usable, stamp, champion.item_texts)
+
+    @staticmethod
+    def _as_of(view: StateView) -> int:
+        return int(view.heads["watermark"].max())
 
     def _top_k(self, view: StateView) -> tuple[np.ndarray, Rows, np.ndarray]:
         """Scores (n, k), rows (n, k; -1 = none left), and who (n,) has a usable history; the others get what is popular."""
@@ -181,7 +198,7 @@ class Refresh:
             as_of = heads["watermark"][cold]
             scores[cold], rows[cold] = champion.popular(len(cold), renumbered, scores.shape[1], as_of)
         scores, rows, _ = rank(scores, rows)
-        places = self._how.listed(champion, scores, rows)
+        places = self._how.listed(champion, self._as_of(view), scores, rows)
         if places is not None:
             scores, rows = np.take_along_axis(scores, places, 1), np.take_along_axis(rows, places, 1)
         return scores, rows, usable

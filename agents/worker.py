@@ -276,6 +276,7 @@ def event_processor(
         top_k=s.top_k,
         exclude_seen=s.exclude_seen,
         diversity=s.diversity,
+        exposure_discount=s.exposure_discount,
         collaborate=collaborate,
     )
     partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)

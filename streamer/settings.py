@@ -84,6 +84,8 @@ class Settings:
     exclude_seen: bool = field(default=True, metadata=_by(values.truth))
     diversity: float = field(default=0.0, metadata=_by(values.number(0, 1)))
     """How much a list shuns items that are like those above them (maximal marginal relevance); 0 = not at all."""
+    exposure_discount: float = field(default=0.0, metadata=_by(values.number(0, 1)))
+    """How much a list shuns items that are taken most anyway, so that others are seen, too; 0 = not at all."""
 
     signals: Literal["on", "off"] = field(default="on", metadata=_by(values.one_of("on", "off")))
     """Whether lists are blended from the model and collaborative signals that learn with every event."""

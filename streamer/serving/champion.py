@@ -221,6 +221,11 @@ class Champion:
         """Rows, ascending."""
         return np.flatnonzero(np.isfinite(self.catalogue.bias))
 
+    def taken(self, rows: I64, as_of_ms: int) -> F32:
+        """Decayed counts of catalogue rows (any shape), those of training included; 0 for row -1."""
+        counts = self.popularity.scores(self.catalogue.hashes[rows.ravel()], as_of_ms).reshape(rows.shape)
+        return np.where(rows >= 0, counts + self._prior[rows], np.float32(0))
+
     def popular(self, n: int, excluded: I64, k: int, as_of_ms: NDArray[np.int64]) -> tuple[F32, I64]:
         """Decayed popularity for n users without a usable history: scores (n, k), rows (n, k)."""
         counts = self.popularity.scores(self.catalogue.hashes, int(as_of_ms.max())) + self._prior

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from streamer.core.interests import Decay
 from streamer.core.popularity import Popularity
 from streamer.core.protocol import ItemVector, Profile, Recommendations, encode
 from streamer.core.put_off import PutOff
+from streamer.core.runs import Rows
 from streamer.core.state_records import decode_heads
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
@@ -56,11 +58,18 @@ class Table:
         per_event: bool = False,
         put_off: PutOff | None = None,
         diversity: float = 0.0,
+        exposure_discount: float = 0.0,
     ) -> None:
         self.records: list[dict[bytes, bytes]] = [{} for _ in range(PARTITIONS)]
         self.outputs: dict[tuple[str, bytes], dict[int, Any]] = {}
         recommend = Recommend(
-            "profiles", "recommendations", per_event, 5, exclude_seen=True, diversity=diversity
+            "profiles",
+            "recommendations",
+            per_event,
+            5,
+            exclude_seen=True,
+            diversity=diversity,
+            exposure_discount=exposure_discount,
         )
         no_texts: Any = None
         self.ingest = Ingest(
@@ -177,18 +186,23 @@ def test_batches_cut_anywhere_give_the_same_states_and_lists(champion: Champion,
         same_outputs(outputs[version], cut_up.outputs[place][version])
 
 
+def listed(champion: Champion, *tables: Table) -> list[Rows]:
+    """The lists (users, 5) that each table publishes for the whole log, items by their row of the model."""
+    found = []
+    for table in tables:
+        table.stream(log(), EVENTS)
+        outputs = table.outputs.items()
+        lists = [out for (topic, _), outs in outputs if topic != "profiles" for out in outs.values()]
+        found.append(
+            np.array([[champion.model.item_ids.index(each.item_id) for each in out.items] for out in lists])
+        )
+    return found
+
+
 def test_diverse_lists_are_less_alike_and_hold_the_best_items_first(champion: Champion) -> None:
     plain, diverse = Table(champion), Table(champion, diversity=0.9)
-    events, vectors = log(), champion.catalogue.vectors
-    lists: list[list[Recommendations]] = []
-    for table in (plain, diverse):
-        table.stream(events, EVENTS)
-        outputs = table.outputs.items()
-        lists.append([out for (topic, _), outs in outputs if topic != "profiles" for out in outs.values()])
-    rows = [
-        np.array([[champion.model.item_ids.index(each.item_id) for each in out.items] for out in found])
-        for found in lists
-    ]
+    vectors = champion.catalogue.vectors
+    rows = listed(champion, plain, diverse)
     assert rows[0].shape == rows[1].shape == (PARTITIONS * USERS, 5)
     assert (rows[0][:, 0] == rows[1][:, 0]).all()
     assert (rows[0] != rows[1]).any()
@@ -196,6 +210,17 @@ def test_diverse_lists_are_less_alike_and_hold_the_best_items_first(champion: Ch
     alike = [intra_list_similarity(order[each], vectors) for each in rows]
     assert alike[1] < alike[0]
     same_states(plain, diverse, champion.model.hidden)
+
+
+def test_a_discount_for_exposure_shows_what_fewer_take(champion: Champion) -> None:
+    plain, discounted = Table(champion), Table(champion, exposure_discount=0.8)
+    both = Table(champion, exposure_discount=0.8, diversity=0.5)
+    taken = Counter(msgspec.json.decode(each.value)["item_id"] for records in log() for each in records)
+    often = np.array([taken[item] for item in champion.model.item_ids])
+    shown = [often[each].mean() for each in listed(champion, plain, discounted, both)]
+    assert shown[1] < shown[0]
+    assert shown[2] < shown[0]
+    same_states(plain, discounted, champion.model.hidden)
 
 
 def test_what_was_put_off_is_made_up_for_in_the_end(champion: Champion) -> None:
