@@ -41,11 +41,10 @@ def absorbed(events: list[Event], cuts: list[int], options: SignalOptions = OPTI
 
 def edges_of(signals: Signals) -> dict[int, Any]:
     state = signals.edges.state()
-    key, weight = state["key"], state["weight"]
+    source = np.repeat(np.arange(len(state["size"])), state["size"])
     landmark = state["landmark_ms"]  # scaled to a common one
-    return dict(
-        zip(key.tolist(), (weight * 2.0 ** (landmark / OPTIONS.edge_half_life_ms)).T.tolist(), strict=True)
-    )
+    weight = state["weight"] * 2.0 ** (landmark / OPTIONS.edge_half_life_ms)
+    return dict(zip(((source << 32) | state["target"]).tolist(), weight.tolist(), strict=True))
 
 
 @given(
