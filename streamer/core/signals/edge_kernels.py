@@ -233,9 +233,7 @@ def repacked(
 
 
 @compiled
-def gathered(
-    start: Rows, size: Ints, target: Ints, weight: F32, to_target: Ints, to_weight: F32
-) -> None:
+def gathered(start: Rows, size: Ints, target: Ints, weight: F32, to_target: Ints, to_weight: F32) -> None:
     """Copy the edges of all lists of size (N,), one list after the other."""
     at = 0
     for item in range(len(size)):

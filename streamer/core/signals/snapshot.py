@@ -49,8 +49,8 @@ class ArraySpec(msgspec.Struct, frozen=True):
 
     @property
     def width(self) -> int:
-        """Bytes of a row."""
-        return np.dtype(self.dtype).itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        """Bytes of a row; 1 where rows are empty."""
+        return max(1, np.dtype(self.dtype).itemsize * int(np.prod(self.shape[1:], dtype=np.int64)))
 
     @property
     def part_rows(self) -> int:
@@ -82,7 +82,27 @@ class Head(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self)
 
 
-def specs(arrays: Mapping[str, NDArray[Any]]) -> list[ArraySpec]:
+def headed(
+    id_: str, slot: int, as_of_ms: int, reached: Mapping[int, int], counts: Counts, checksums: list[int]
+) -> Head:
+    """The head of parts that are acknowledged."""
+    return Head(
+        id_,
+        slot,
+        as_of_ms,
+        dict(reached),
+        dict(counts.applied),
+        dict(counts.numbers),
+        _specs(counts.arrays),
+        checksums,
+    )
+
+
+def checksum(part: bytes) -> int:
+    return zlib.crc32(part)
+
+
+def _specs(arrays: Mapping[str, NDArray[Any]]) -> list[ArraySpec]:
     return [ArraySpec(name, each.dtype.str, each.shape) for name, each in arrays.items()]
 
 
@@ -94,13 +114,20 @@ def head_key(slot: int) -> bytes:
     return f"{slot}/head".encode()
 
 
+def place(key: bytes) -> tuple[int, int] | None:
+    """Slot and number of the part under a key, None for any other key."""
+    slot, _, number = key.decode(errors="replace").partition("/")
+    found = slot.isdecimal() and number.isdecimal() and int(slot) < SLOTS
+    return (int(slot), int(number)) if found else None
+
+
 def parts(id_: str, arrays: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
     """Values of the parts, made one by one."""
-    for spec, array in zip(specs(arrays), arrays.values(), strict=True):
+    for spec, array in zip(_specs(arrays), arrays.values(), strict=True):
         for start in range(0, len(array), spec.part_rows):
             rows = np.ascontiguousarray(array[start : start + spec.part_rows])
             planes = np.ascontiguousarray(rows.view(np.uint8).reshape(-1, spec.width).T)
-            yield bytes.fromhex(id_) + bytes(cramjam.zstd.compress(planes.ravel(), level=LEVEL))
+            yield bytes.fromhex(id_) + bytes(cramjam.zstd.compress(planes.data, level=LEVEL))
 
 
 def newest(records: Mapping[bytes, bytes]) -> tuple[Head | None, list[str]]:
@@ -130,19 +157,19 @@ def _fault(head: Head, records: Mapping[bytes, bytes]) -> str | None:
     if wanted != len(head.checksums):
         return f"its arrays make {wanted} parts, the head names {len(head.checksums)}"
     id_ = bytes.fromhex(head.id)
-    for number, checksum in enumerate(head.checksums):
+    for number, wanted_checksum in enumerate(head.checksums):
         value = records.get(part_key(head.slot, number))
         if value is None:
             return f"part {number} of {wanted} is missing"
         if value[:ID_BYTES] != id_:
             return f"part {number} of {wanted} is of the snapshot {value[:ID_BYTES].hex()}"
-        if zlib.crc32(value) != checksum:
+        if checksum(value) != wanted_checksum:
             return f"part {number} of {wanted} has another checksum"
     return None
 
 
 def decode(head: Head, records: Mapping[bytes, bytes]) -> Counts:
-    """What a whole snapshot holds, in arrays of its own."""
+    """What a whole snapshot holds, in arrays of its own. Raises ValueError when it was written wrongly."""
     arrays: dict[str, NDArray[Any]] = {}
     number = 0
     for spec in head.arrays:
@@ -151,7 +178,10 @@ def decode(head: Head, records: Mapping[bytes, bytes]) -> Counts:
             rows = array[start : start + spec.part_rows]
             value = records[part_key(head.slot, number)]
             planes = np.empty(rows.nbytes, np.uint8)
-            cramjam.zstd.decompress_into(value[ID_BYTES:], planes)
+            try:
+                cramjam.zstd.decompress_into(value[ID_BYTES:], planes.data)
+            except cramjam.DecompressionError as exc:
+                raise ValueError(f"part {number} cannot be decompressed: {exc}") from exc
             rows.view(np.uint8).reshape(-1, spec.width)[:] = planes.reshape(spec.width, -1).T
             number += 1
     return Counts(arrays, dict(head.numbers), dict(head.applied))
