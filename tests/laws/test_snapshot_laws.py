@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from streamer.core.signals import Contexts, snapshot
 from streamer.core.signals.blend import Blend
+from streamer.core.signals.count_kernels import NOBODY
 from streamer.core.signals.options import HIDDEN
 from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.shared import SharedSignals
-from streamer.core.signals.snapshot import NOBODY, Counts
+from streamer.core.signals.snapshot import Counts
 from streamer.core.signals.weights import Shipped
 
 SHIPPED = Shipped.of(Blend(HIDDEN, 0.003, 0), 50.0, rows=40)
