@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from streamer.core.signals import SignalOptions, Signals, snapshot
+from streamer.core.signals.blend import Blend
+from streamer.core.signals.options import HIDDEN
+from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.signals.snapshot import PART_BYTES, Counts, Head
+from streamer.core.signals.weights import Shipped
 
 ARRAYS: dict[str, Any] = {"a": np.arange(200_000), "b": np.ones((3, 2), np.float32)}
 
@@ -103,3 +107,23 @@ def test_counts_of_another_shape_are_refused_and_change_nothing() -> None:
     shared.restore(good)
     assert shared.applied == {0: 2}
     assert shared.clock_ms == 3
+
+
+def test_a_model_brings_its_clocks_to_restored_counts() -> None:
+    shared = SharedSignals()
+    shared.meet("a", Shipped.of(Blend(HIDDEN, 0.003, 0), 50.0))
+    one, none = np.ones(1, np.float32), np.zeros((1, PAST), np.uint64)
+    rows = SignalRows(
+        np.arange(1), np.array([1_000]), np.ones(1, np.uint64), one, np.zeros(1, np.int64), none
+    )
+    shared.absorb(0, rows)
+    counts = shared.state()
+    assert counts is not None
+    other = SharedSignals()
+    other.restore(counts)
+    assert other.signals is not None
+    assert other.signals.options.tick_ms == 50.0
+    other.meet("b", Shipped.of(Blend(HIDDEN, 0.003, 0), 20.0))
+    assert other.signals.options.tick_ms == 20.0
+    assert other.signals.counts.half_lives_ms[0] == 200.0
+    assert other.signals.edges.half_life_ms == other.signals.options.edge_half_life_ms

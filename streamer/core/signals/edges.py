@@ -107,6 +107,16 @@ class Edges:
         exponent = (time_ms - self.landmark_ms) / self.half_life_ms
         return np.exp2(np.clip(exponent, -_RESCALE_AT, _RESCALE_AT))
 
+    def forget_at(self, half_life_ms: float, now_ms: int) -> None:
+        """Forget with another half-life from now on; what has been forgotten by then stays forgotten."""
+        if self.landmark_ms is not None:
+            passed = max(now_ms - self.landmark_ms, 0) / self.half_life_ms
+            self.mass *= np.exp2(-passed)
+            self.root = np.sqrt(self.mass).astype(np.float32)
+            self.weight *= np.float32(np.exp2(-passed))
+            self.landmark_ms = max(self.landmark_ms, now_ms)
+        self.half_life_ms = half_life_ms
+
     def grow(self, items: int) -> None:
         """Rows for so many items."""
         missing = items - len(self.size)

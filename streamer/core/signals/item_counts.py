@@ -96,6 +96,14 @@ class ItemCounts:
         self._leading = None
         self.events += len(item)
 
+    def forget_at(self, half_lives_ms: Sequence[float], now_ms: int) -> None:
+        """Forget with other half-lives (H,) from now on; what has been forgotten by then stays forgotten."""
+        passed = np.maximum(now_ms - self.landmark_ms, 0) / self.half_lives_ms
+        for each in (self.by_item, self.total, self.top):
+            each *= np.exp2(-passed)
+        self.half_lives_ms = np.array(half_lives_ms, np.float64)
+        self.landmark_ms = np.maximum(self.landmark_ms, now_ms)
+
     def leading(self) -> Rows:
         """(G,) the most counted items of each half-life and the newest ones, rising."""
         if self._leading is None:

@@ -1,7 +1,7 @@
 """The counts that all workers share: rows of the whole stream, each counted once, and items by hash.
 
 Clocks are those of the log that the model's weights were learned on: then the first row is enough to blend with. Without such
-weights they are set by the first `WARM_ROWS` events.
+weights they are set by the first `WARM_ROWS` events, or by the snapshot that a start goes on from.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class SharedSignals:
         return Counts({"items": self.numbers.hashes, **arrays}, numbers | clocks, dict(self.applied))
 
     def restore(self, counts: Counts) -> None:
-        """Go on from a state, before anything is counted; its arrays are taken over, its clocks stay.
+        """Go on from a state and its clocks, before anything is counted; its arrays are taken over.
 
         Raises ValueError when it does not fit, and changes nothing then.
         """
@@ -171,7 +171,7 @@ class SharedSignals:
         """Blend with another model from now on, with the newest weights that were learned beside it.
 
         Without any, with those that it brings along; without these, with the ones that serve: better than none. Learning goes
-        on from there.
+        on from there, with the clocks that came with the model: its weights were learned by them.
         """
         self.model, self._shipped = model, shipped
         published, self.unpublished = self._newest.get(model), None
@@ -182,6 +182,8 @@ class SharedSignals:
         if published is not None:
             self.published = published
         if self.signals is not None:
+            if shipped is not None and shipped.tick_ms != self.signals.options.tick_ms:
+                self.signals.set_clocks(self._options(shipped.tick_ms), self.clock_ms)
             self._go_on()
         elif shipped is not None and self._early:
             self._begin()

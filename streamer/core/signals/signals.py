@@ -84,6 +84,12 @@ class Signals:
         scale = self.edges.scale(time_ms) * weight
         self.edges.add(past.item[:, : o.recent], item, scale, of_session)
 
+    def set_clocks(self, options: SignalOptions, now_ms: int) -> None:
+        """Go on with options of another tick."""
+        self.counts.forget_at((*options.half_lives_ms, np.inf), now_ms)
+        self.edges.forget_at(options.edge_half_life_ms, now_ms)
+        self.options = options
+
     # ------------------------------------------------------------------ ranking
     def rank(
         self,
