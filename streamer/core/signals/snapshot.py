@@ -201,12 +201,12 @@ def without_forgotten(counts: Counts, edge_half_life_ms: float) -> Counts:
     led = ("counts/leaders", "counts/newest")
     for each in (arrays["edges/target"], *(arrays[name][arrays[name] != NOBODY] for name in led)):
         kept[each] = True
-    new = np.cumsum(kept) - 1
+    new = np.cumsum(kept, dtype=np.int32) - np.int32(1)
     for name in _BY_ITEM:
         arrays[name] = arrays[name][kept[: len(arrays[name])]]
-    arrays["edges/target"] = new[arrays["edges/target"]].astype(np.int32)
+    arrays["edges/target"] = new[arrays["edges/target"]]
     for name in led:
-        arrays[name] = np.where(arrays[name] == NOBODY, NOBODY, new[arrays[name]])
+        arrays[name] = np.where(arrays[name] == NOBODY, np.int64(NOBODY), new[arrays[name]])
     return Counts(arrays, counts.numbers, counts.applied)
 
 
