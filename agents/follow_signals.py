@@ -25,6 +25,10 @@ class FollowSignals:
 
     def __init__(self, shared: SharedSignals, executor: Executor, learns: Callable[[], bool]) -> None:
         self._shared, self._executor, self._learns = shared, executor, learns
+        self.reached: dict[int, int] = {}
+        """By partition of `signal-events`, the offset from which on nothing is counted yet; changed in the executor."""
+        self.rows = 0
+        """Read so far, counted or not."""
 
     async def on_events(self, records: list[LogRecord]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._count, records)
@@ -36,12 +40,14 @@ class FollowSignals:
         """A record that cannot be read is skipped and said."""
         by_partition: dict[int, list[SignalRows]] = {}
         for record in records:
+            self.reached[record.partition] = record.offset + 1
             try:
                 rows = SignalRows.decode(record.value or b"")
             except (UnknownSchema, ValueError) as exc:
                 log.error("signal-events/%d@%d cannot be read: %s", record.partition, record.offset, exc)
                 continue
             by_partition.setdefault(record.partition, []).append(rows)
+            self.rows += len(rows)
         repeated = self._shared.repeated
         counted = sum(
             self._shared.absorb(partition, SignalRows.join(parts))

@@ -20,6 +20,7 @@ from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
 from agents.follow_signals import FollowSignals
 from agents.ingest import Ingest, StateOptions
+from agents.keep_counts import KeepCounts
 from agents.recommend import Recommend
 from agents.swap_model import SwapModel
 from agents.tell import LEARNER_PARTITION
@@ -115,17 +116,31 @@ class Worker:
             LogFollower(s.brokers, s.topic("models"), self.swap.on_records, s.kafka_options()),
             LogFollower(s.brokers, s.topic("item-vectors"), self.items.on_records, s.kafka_options()),
         ]
+        self.counts: KeepCounts | None = None
         if self.collaborate is not None:
-            signals = FollowSignals(self.collaborate.shared, self.executor, self._learns)
-            self.followers += [
-                LogFollower(s.brokers, s.topic("signal-weights"), signals.on_weights, s.kafka_options()),
-                LogFollower(s.brokers, s.topic("signal-events"), signals.on_events, s.kafka_options()),
-            ]
+            self._follow_signals(self.collaborate.shared)
         app.pipelines = [self._events_pipeline(), self._items_pipeline()]
         for topic, pipeline in zip(("events", "items"), app.pipelines, strict=True):
             self._agent(topic, pipeline)
         app.timer(GAUGES_EVERY_S)(self._measure)
         return app
+
+    def _follow_signals(self, shared: SharedSignals) -> None:
+        s, kafka = self.settings, self.settings.kafka_options()
+        signals = FollowSignals(shared, self.executor, self._learns)
+        self.followers.append(LogFollower(s.brokers, s.topic("signal-weights"), signals.on_weights, kafka))
+        self.signal_events = LogFollower(s.brokers, s.topic("signal-events"), signals.on_events, kafka)
+        self.counts = KeepCounts(
+            shared,
+            signals,
+            self.executor,
+            self.loader,
+            self._learns,
+            brokers=s.brokers,
+            topic=s.topic("signal-counts"),
+            security=kafka,
+            every_s=s.signal_snapshot_s,
+        )
 
     async def _measure(self) -> None:
         sizes = self.store.sizes()
@@ -199,11 +214,16 @@ class Worker:
 
     # ------------------------------------------------------------------ life
     async def _begin(self) -> None:
-        """Before anything is consumed: read `models` and `item-vectors` to their ends, and have a champion."""
+        """Before anything is consumed: read `models` and all that is followed to their ends, and have a champion."""
         for follower in self.followers:
             await follower.start()
+        if self.counts is not None:
+            await self.signal_events.start(await self.counts.begin())
+            self.followers.append(self.signal_events)
         for follower in self.followers:
             await follower.caught_up()
+        if self.counts is not None:
+            self.counts.start(self.signal_events.positions)
         while not self.swap.has_champion.is_set() and not self.app.should_stop:
             log.warning(
                 "no champion on %s yet: waiting; release one with `headwater release URI`",
@@ -218,6 +238,8 @@ class Worker:
     async def _end(self) -> None:
         await self.items.stop()
         await self.texts.close()
+        if self.counts is not None:
+            await self.counts.stop()
         for follower in self.followers:
             await follower.stop()
         self.executor.shutdown(wait=False)

@@ -89,6 +89,8 @@ class Settings:
 
     signals: Literal["on", "off"] = field(default="on", metadata=_by(values.one_of("on", "off")))
     """Whether lists are blended from the model and collaborative signals that learn with every event."""
+    signal_snapshot_s: float = field(default=300.0, metadata=_by(values.number(0, 86_400)))
+    """How often at most the signals' counts are written to `signal-counts`: a start counts only what came later. 0 = never."""
     explore_share: float = field(default=0.0, metadata=_by(values.number(0, 1)))
     """Share of the lists whose last place goes to an item that nobody has taken yet; only with signals=on."""
 

@@ -73,6 +73,19 @@ SIGNAL_ROWS = Counter(
     "headwater_signal_rows", "Events counted into the shared signals, and those that came again", ["outcome"]
 )
 SIGNAL_EDGES = Gauge("headwater_signal_edge_records", "Edges between items that the signals keep")
+SIGNAL_SNAPSHOTS = Counter("headwater_signal_snapshots", "Snapshots of the shared signals", ["result"])
+for _result in ("read", "refused", "written", "failed"):
+    SIGNAL_SNAPSHOTS.labels(_result)
+SIGNAL_SNAPSHOT_BYTES = Gauge(
+    "headwater_signal_snapshot_bytes", "Size of the snapshot that this worker read or wrote last"
+)
+SIGNAL_SNAPSHOT_TIME = Gauge(
+    "headwater_signal_snapshot_timestamp_seconds",
+    "When the counts of the snapshot that this worker read or wrote last were copied",
+)
+SIGNAL_START_ROWS = Gauge(
+    "headwater_signal_start_events", "Events that this worker had to read at its start to have all counts"
+)
 SIGNAL_JUDGED = Counter("headwater_signal_judged", "Events that the blend learned from in this worker")
 SIGNAL_LEARNED = Gauge(
     "headwater_signal_learned_events", "Events in all steps of the weights that this worker published last"

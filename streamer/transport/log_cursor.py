@@ -77,6 +77,14 @@ class LogCursor:
         cluster = await self.consumer._client.fetch_all_metadata()
         return sorted(cluster.partitions_for_topic(self.topic) or ())
 
+    async def extent(self) -> dict[int, tuple[int, int]]:
+        """First and end offset of each partition, {} where the topic does not exist."""
+        tps = [TopicPartition(self.topic, p) for p in await self.partitions()]
+        if not tps:
+            return {}
+        first, end = await self.consumer.beginning_offsets(tps), await self._ends(tps)
+        return {tp.partition: (first[tp], end[tp.partition]) for tp in tps}
+
     async def open(
         self, start: Mapping[int, int] | None = None, until: Mapping[int, int] | None = None
     ) -> bool:

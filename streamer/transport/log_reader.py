@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from streamer.errors import BrokerUnavailable, DataError
@@ -107,12 +106,7 @@ async def log_extent(
     cursor = LogCursor(brokers, topic, security or {})
     try:
         await cursor.connect()
-        tps = [TopicPartition(topic, p) for p in await cursor.partitions()]
-        if not tps:
-            return {}
-        first = await cursor.consumer.beginning_offsets(tps)
-        end = await cursor.consumer.end_offsets(tps)
-        return {tp.partition: (first[tp], end[tp]) for tp in tps}
+        return await cursor.extent()
     except KafkaError as error:
         raise BrokerUnavailable(f"no Kafka broker answers at {brokers}: {error}") from error
     finally:
@@ -120,7 +114,7 @@ async def log_extent(
 
 
 class LogFollower:
-    """Hands every record of a topic to `on_records`, from the first one on, in offset order per partition, for ever.
+    """Hands every record of a topic to `on_records`, in offset order per partition, for ever.
 
     An outage of the broker is waited out: positions are kept, and the log says it once. A topic that does not exist
     yet is waited for. What `on_records` raises ends the follower; `caught_up()` and `join()` raise it on.
@@ -136,6 +130,7 @@ class LogFollower:
         self._cursor = LogCursor(brokers, topic, security or {}, retry_ms=1000)
         self._on_records = on_records
         self._caught_up = asyncio.Event()
+        self._start: dict[int, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._silent = False
 
@@ -144,8 +139,13 @@ class LogFollower:
         """Next offset per partition."""
         return dict(self._cursor.positions)
 
-    async def start(self) -> None:
-        """Begins in the background; does not wait for a broker."""
+    async def start(self, offsets: Mapping[int, int] | None = None) -> None:
+        """Begins in the background; does not wait for a broker.
+
+        offsets: by partition, where to begin instead of with the first record. Where the log does not reach back or on to there,
+        it begins with the first, and says so.
+        """
+        self._start = dict(offsets or {})
         self._task = asyncio.create_task(self._follow(), name=f"follow {self._cursor.topic}")
 
     async def caught_up(self) -> None:
@@ -211,7 +211,7 @@ class LogFollower:
                 await asyncio.sleep(RETRY_S)
         while True:
             try:
-                if await self._cursor.open():
+                if await self._cursor.open(await self._there() if self._start else None):
                     return
                 if not said:
                     log.warning("topic %s does not exist yet: waiting for it", self._cursor.topic)
@@ -219,6 +219,25 @@ class LogFollower:
             except (KafkaError, OSError):
                 self._say_silent()
             await asyncio.sleep(RETRY_S)
+
+    async def _there(self) -> dict[int, int]:
+        """Of the offsets to begin at those that the log has."""
+        topic, there = self._cursor.topic, {}
+        for partition, (first, end) in (await self._cursor.extent()).items():
+            wanted = self._start.get(partition, first)
+            if first <= wanted <= end:
+                there[partition] = wanted
+            elif wanted < first:
+                log.warning(
+                    "%s/%d begins at %d: the %d records before it, from %d on, are gone",
+                    topic, partition, first, first - wanted, wanted,
+                )  # fmt: skip
+            else:
+                log.warning(
+                    "%s/%d ends at %d, before %d: it is another log by now, read from its beginning",
+                    topic, partition, end, wanted,
+                )  # fmt: skip
+        return there
 
     async def _take_new_partitions(self) -> None:
         if set(await self._cursor.partitions()) - set(self._cursor.positions):

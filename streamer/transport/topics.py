@@ -30,6 +30,10 @@ LARGEST_DEAD_LETTER_BYTES = 4_194_304
 
 COPARTITIONED = ("events", "profiles", "recommendations", "signal-events", "changelog")
 """Roles whose partition counts must agree."""
+SINGLE = ("models", "signal-weights", "signal-counts")
+"""Roles of one partition."""
+SNAPSHOTS = {"segment.bytes": str(16 << 20), "min.cleanable.dirty.ratio": "0.2"}
+"""What is replaced every few minutes is compacted soon: only closed segments are, and by default not before half is old."""
 NAMES = (
     "events",
     "items",
@@ -40,6 +44,7 @@ NAMES = (
     "models",
     "signal-events",
     "signal-weights",
+    "signal-counts",
 )
 TABLE = "users"
 
@@ -113,12 +118,13 @@ def topic_specs(settings: TopicSettings) -> list[TopicSpec]:
         "models": compacted,
         "signal-events": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)} | records,
         "signal-weights": compacted,
+        "signal-counts": compacted | SNAPSHOTS | records,
     }
     specs = [
         TopicSpec(
             role,
             settings.topic_prefix + role,
-            1 if role in ("models", "signal-weights") else settings.partitions,
+            1 if role in SINGLE else settings.partitions,
             settings.replication_factor,
             config,
         )

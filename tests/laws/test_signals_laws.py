@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,10 @@ def absorbed(events: list[Event], cuts: list[int], options: SignalOptions = OPTI
 
 def edges_of(signals: Signals) -> dict[int, Any]:
     state = signals.edges.state()
-    key, weight = state["key"], state["weight"]
+    source = np.repeat(np.arange(len(state["size"])), state["size"])
     landmark = state["landmark_ms"]  # scaled to a common one
-    return dict(
-        zip(key.tolist(), (weight * 2.0 ** (landmark / OPTIONS.edge_half_life_ms)).T.tolist(), strict=True)
-    )
+    weight = state["weight"] * 2.0 ** (landmark / OPTIONS.edge_half_life_ms)
+    return dict(zip(((source << 32) | state["target"]).tolist(), weight.tolist(), strict=True))
 
 
 @given(
@@ -104,6 +104,35 @@ def test_forgetting_does_not_depend_on_the_order_of_arrival(events: list[Event],
     assert mine.shares() == pytest.approx(theirs.shares(), rel=1e-9, abs=1e-12)
     assert (mine.first_ms == theirs.first_ms).all()
     assert (mine.last_ms == theirs.last_ms).all()
+
+
+@given(
+    EVENTS.map(lambda events: sorted(events, key=lambda e: e[2])), st.floats(1.0, 500.0), st.integers(0, 99)
+)
+@settings(max_examples=40, deadline=None)
+def test_other_clocks_forget_from_now_on_only(events: list[Event], half_life: float, later: int) -> None:
+    signals, now = absorbed(events, []), events[-1][2]
+    shares, edges = signals.counts.shares(), edges_of(signals)
+    other = replace(OPTIONS, half_lives_ms=(half_life,) * 3, edge_half_life_ms=half_life)
+    signals.set_clocks(other, now)
+    assert signals.counts.shares() == pytest.approx(shares, rel=1e-9, abs=1e-12)
+    state = signals.edges.state()
+    assert state["mass"] == pytest.approx(np.square(signals.edges.root[: len(state["mass"])]), rel=1e-5)
+    kept = dict(zip(edges, state["weight"].tolist(), strict=True))
+    for key, each in edges.items():
+        assert kept[key] == pytest.approx(
+            [w * 2.0 ** (-now / OPTIONS.edge_half_life_ms) for w in each], rel=1e-4
+        )
+    before = signals.counts.total.copy()
+    item = np.array([0])
+    signals.absorb(
+        Contexts(item[:, None] + 1, item[:, None], item, item), item, np.ones(1), item + now + later
+    )
+    halves = signals.counts.total / np.exp2(
+        (now + later - signals.counts.landmark_ms) / signals.counts.half_lives_ms
+    )
+    expected = before * np.exp2(-later / signals.counts.half_lives_ms) + 1
+    assert halves == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.integers(1, 60), st.integers(2, 12), st.integers(0, 2**32 - 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import growth, memory, outputs, race, report, soak, throughput, workloads
+from benchmarks import growth, memory, outputs, race, report, snapshot, soak, throughput, workloads
 from benchmarks.contestants import PEERS, present
 from benchmarks.figures import Figure, Result
 from benchmarks.growth import Cost
@@ -332,3 +332,13 @@ def test_the_per_event_job_makes_the_same_lists_as_the_model(artefact: Path, tmp
     profile = msgspec.json.decode(handled.profiles, type=Profile)
     assert sum(profile.activity["7d"].values()) == 100
     assert set(profile.interests) == {"short_term", "long_term", *model.heads}
+
+
+# ---------------------------------------------------------------------- the snapshot of the signals
+def test_the_snapshot_that_is_measured_holds_what_was_counted() -> None:
+    shared, spent = snapshot.counted(4_000, 300)
+    found = snapshot.measure(shared, spent)
+    assert len(spent) == 2
+    assert found["edges"].value > 10_000
+    assert found["snapshot"].value > 0.01
+    assert {"counting", "copying", "packing", "unpacking", "restoring", "records", "items"} < set(found)

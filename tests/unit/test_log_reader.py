@@ -152,3 +152,34 @@ async def test_what_the_callback_raises_ends_the_follower(log: type[FakeConsumer
     with pytest.raises(ValueError, match="bad release"):
         await follower.join()
     await follower.stop()
+
+
+@pytest.mark.parametrize(
+    ("start", "read", "said"),
+    [
+        ({0: 2}, [(0, 2), (0, 5), (1, 3)], ""),
+        ({0: 6, 1: 4}, [], ""),
+        ({0: 3, 1: 1}, [(0, 5), (1, 3)], "t/1 begins at 3: the 2 records before it, from 1 on, are gone"),
+        ({0: 5, 1: 5}, [(0, 5), (1, 3)], "t/1 ends at 4, before 5: it is another log by now"),
+        ({9: 7}, [(0, 0), (0, 1), (0, 2), (0, 5), (1, 3)], ""),
+    ],
+)
+async def test_a_follower_begins_where_it_is_told_if_the_log_has_that(
+    log: type[FakeConsumer],
+    caplog: pytest.LogCaptureFixture,
+    start: dict[int, int],
+    read: list[tuple[int, int]],
+    said: str,
+) -> None:
+    got: list[tuple[int, int]] = []
+
+    async def take(records: list[log_reader.LogRecord]) -> None:
+        got.extend((r.partition, r.offset) for r in records)
+
+    follower = log_reader.LogFollower("b:1", "t", take)
+    await follower.start(start)
+    await asyncio.wait_for(follower.caught_up(), 5)
+    await follower.stop()
+    assert sorted(got) == read
+    assert said in caplog.text
+    assert bool(said) == bool([r for r in caplog.records if r.levelname == "WARNING"])

@@ -55,6 +55,12 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("top_k", "ten", "HEADWATER_TOP_K is 'ten': a whole number from 1 to 1000 is wanted."),
         ("top_k", "0", "HEADWATER_TOP_K is '0': it must lie between 1 and 1000."),
         ("grace_s", "nan", "HEADWATER_GRACE_S is 'nan': it must lie between 0 and 31622400."),
+        ("signal_snapshot_s", "-1", "HEADWATER_SIGNAL_SNAPSHOT_S is '-1': it must lie between 0 and 86400."),
+        (
+            "signal_snapshot_s",
+            "5 min",
+            "HEADWATER_SIGNAL_SNAPSHOT_S is '5 min': a number between 0 and 86400 is wanted.",
+        ),
         ("partitioner", "md5", "HEADWATER_PARTITIONER is 'md5': allowed are murmur2, crc32, off."),
         ("exclude_seen", "maybe", "HEADWATER_EXCLUDE_SEEN is 'maybe': true or false is wanted."),
         ("brokers", "kafka", "HEADWATER_BROKERS is 'kafka': 'kafka' is not host:port"),

@@ -18,6 +18,7 @@ from streamer.core.signals import (
     feature_kernels,
     half_kernels,
     pool_kernels,
+    snapshot,
     warm_up,
 )
 from streamer.core.signals.blend import Blend
@@ -82,7 +83,16 @@ def test_nothing_is_compiled_after_the_warm_up() -> None:
     warm_up.warm_up()
     before = specialisations()
     assert set(before.values()) == {1}, before
-    used(0)
+    signals = used(0)
+    arrays = {name: each for name, each in signals.state().items() if isinstance(each, np.ndarray)}
+    values = list(snapshot.parts("00" * 8, arrays))
+    numbers = {name: each for name, each in signals.state().items() if name not in arrays}
+    head = snapshot.headed("00" * 8, 0, 0, {}, snapshot.Counts(arrays, numbers, {}), [])
+    kept = snapshot.decode(head, {snapshot.part_key(0, at): value for at, value in enumerate(values)})
+    restored = Signals.from_state(signals.options, {**kept.arrays, **kept.numbers})
+    past = rows_of(restored, 1)
+    restored.rank(past, 5)
+    restored.absorb(past, np.arange(len(past)), np.ones(len(past)), past.now_ms)
     assert specialisations() == before
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from streamer.core.signals.snapshot import PART_BYTES
 from streamer.settings import Settings
 from streamer.transport import topics
 from streamer.transport.topics import TopicState, topic_specs
@@ -30,6 +31,14 @@ def test_the_changelog_keeps_what_is_younger_than_an_hour() -> None:
     (changelog,) = [spec for spec in topic_specs(SETTINGS) if spec.name == topics.changelog_topic(SETTINGS)]
     assert changelog.config["cleanup.policy"] == "compact"
     assert int(changelog.config["min.compaction.lag.ms"]) >= 60 * 60 * 1000
+
+
+def test_snapshots_of_the_counts_lie_in_one_partition_whose_old_parts_go_soon() -> None:
+    (counts,) = [spec for spec in topic_specs(SETTINGS) if spec.role == "signal-counts"]
+    assert counts.partitions == 1
+    assert counts.config["cleanup.policy"] == "compact"
+    assert int(counts.config["max.message.bytes"]) > PART_BYTES
+    assert int(counts.config["segment.bytes"]) <= 64 * PART_BYTES
 
 
 def test_a_dead_letter_may_be_larger_than_an_event() -> None:

@@ -11,8 +11,8 @@ How it is called, per batch of events in stream order (n events; item rows are t
 
 `excluded` (M, 2) are pairs of (place in the contexts, item row), as `core.ranking.exclusions` makes them. `extra` maps
 `gru` and `text` to scores over candidates, see `Extra`. A worker fills `Contexts` from the user's behaviour window instead
-of `Histories`. `state()` and `Signals.from_state()` are a dictionary of arrays and numbers: all counts, the weights with
-Adam's moments, the safeguard; not the events kept for replay.
+of `Histories`. `state()` and `Signals.from_state()` are a dictionary of arrays and numbers: all counts; not what the blend
+learned (`weights.py`), not the safeguard, not the events kept for replay.
 """
 
 from streamer.core.signals.history import Contexts, Histories

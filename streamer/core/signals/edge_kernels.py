@@ -230,3 +230,15 @@ def repacked(
         start[item], size[item], room[item] = used, at - used, wide[item]
         used += wide[item]
     return used
+
+
+@compiled
+def gathered(start: Rows, size: Ints, target: Ints, weight: F32, to_target: Ints, to_weight: F32) -> None:
+    """Copy the edges of all lists of size (N,), one list after the other."""
+    at = 0
+    for item in range(len(size)):
+        for each in range(start[item], start[item] + size[item]):
+            to_target[at] = target[each]
+            for column in range(weight.shape[1]):
+                to_weight[at, column] = weight[each, column]
+            at += 1

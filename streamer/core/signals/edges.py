@@ -24,8 +24,6 @@ Rows = NDArray[np.int64]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-_SHIFT = np.int64(32)
-_LOW = np.int64(0xFFFFFFFF)
 _RESCALE_AT = 60
 """Half-lives after which all weights are scaled down; powers of two, so nothing is lost."""
 _ROOMS = 32
@@ -109,6 +107,16 @@ class Edges:
         exponent = (time_ms - self.landmark_ms) / self.half_life_ms
         return np.exp2(np.clip(exponent, -_RESCALE_AT, _RESCALE_AT))
 
+    def forget_at(self, half_life_ms: float, now_ms: int) -> None:
+        """Forget with another half-life from now on; what has been forgotten by then stays forgotten."""
+        if self.landmark_ms is not None:
+            passed = max(now_ms - self.landmark_ms, 0) / self.half_life_ms
+            self.mass *= np.exp2(-passed)
+            self.root = np.sqrt(self.mass).astype(np.float32)
+            self.weight *= np.float32(np.exp2(-passed))
+            self.landmark_ms = max(self.landmark_ms, now_ms)
+        self.half_life_ms = half_life_ms
+
     def grow(self, items: int) -> None:
         """Rows for so many items."""
         missing = items - len(self.size)
@@ -177,8 +185,13 @@ class Edges:
         strength[~inside] = -1
         edge = np.partition(strength, len(strength) - spared)[len(strength) - spared]
         kept = strength > edge
-        ties = np.flatnonzero(strength == edge)
-        kept[ties[: spared - int(kept.sum())]] = True
+        ties, room = np.flatnonzero(strength == edge), spared - int(kept.sum())
+        if room < len(ties):  # by item, not by where its list happens to lie
+            listed = np.flatnonzero(self.size)
+            listed = listed[np.argsort(self.start[listed])]
+            whose = listed[np.searchsorted(self.start[listed], ties, side="right") - 1]
+            ties = ties[np.argsort(whose, kind="stable")]
+        kept[ties[:room]] = True
         self._repack(kept)
         self._tally[kernels.EVICTED] += before - len(self)
 
@@ -198,28 +211,31 @@ class Edges:
         self._tally[kernels.EDGES] = int(left.sum())
 
     def state(self) -> dict[str, Any]:
-        """One array of keys i << 32 | j (M,), by i, each list in its order, and their weights (C, M)."""
-        source = np.repeat(np.arange(len(self.size)), self.size)
-        ends = np.cumsum(self.size)
-        at = np.repeat(self.start - (ends - self.size), self.size) + np.arange(len(source))
+        """Copies: of each item its mass and how many edges it has (N,), of all edges one list after the other, each in its order,
+        the target (M,) and the weights (M, C).
+        """
+        items = int(np.flatnonzero(self.mass + self.size).max(initial=-1)) + 1
+        size = self.size[:items].copy()
+        edges = int(size.sum())
+        target, weight = np.empty(edges, np.int32), np.empty((edges, COLUMNS), np.float32)
+        kernels.gathered(self.start, size, self.target, self.weight, target, weight)
         return {
             "landmark_ms": self.landmark_ms,
-            "mass": self.mass.copy(),
-            "key": (source << _SHIFT) | self.target[at],
-            "weight": np.ascontiguousarray(self.weight[at].T),
+            "mass": self.mass[:items].copy(),
+            "size": size,
+            "target": target,
+            "weight": weight,
             "evicted": self.evicted,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.landmark_ms = state["landmark_ms"]
-        self.mass = state["mass"].copy()
+        """Go on from a state, whose arrays are taken over. Raises ValueError where its edges have other columns."""
+        if state["weight"].shape[1:] != (COLUMNS,):
+            raise ValueError(f"edges have weights of shape {state['weight'].shape}, wanted (M, {COLUMNS})")
+        self.landmark_ms, self.mass = state["landmark_ms"], state["mass"]
         self.root = np.sqrt(self.mass).astype(np.float32)
-        items = len(self.mass)
-        source = state["key"] >> _SHIFT
-        self.size = np.bincount(source, minlength=items).astype(np.int32)
+        self.size, self.target, self.weight = state["size"], state["target"], state["weight"]
         self.start = np.append(0, np.cumsum(self.size))[:-1].astype(np.int64)
-        self._room = np.zeros(items, np.int32)
-        self.target = (state["key"] & _LOW).astype(np.int32)
-        self.weight = np.ascontiguousarray(state["weight"].T)
+        self._room = np.zeros(len(self.mass), np.int32)
         self._tally[kernels.EVICTED] = state["evicted"]
-        self._repack(np.ones(len(source), np.bool_))
+        self._repack(np.ones(len(self.target), np.bool_))

@@ -96,6 +96,14 @@ class ItemCounts:
         self._leading = None
         self.events += len(item)
 
+    def forget_at(self, half_lives_ms: Sequence[float], now_ms: int) -> None:
+        """Forget with other half-lives (H,) from now on; what has been forgotten by then stays forgotten."""
+        passed = np.maximum(now_ms - self.landmark_ms, 0) / self.half_lives_ms
+        for each in (self.by_item, self.total, self.top):
+            each *= np.exp2(-passed)
+        self.half_lives_ms = np.array(half_lives_ms, np.float64)
+        self.landmark_ms = np.maximum(self.landmark_ms, now_ms)
+
     def leading(self) -> Rows:
         """(G,) the most counted items of each half-life and the newest ones, rising."""
         if self._leading is None:
@@ -117,27 +125,29 @@ class ItemCounts:
         return self.count / np.maximum(self.total, 1e-300)[:, None]
 
     def state(self) -> dict[str, Any]:
+        """Copies. Who leads is kept, too: of equally counted items it depends on who came first."""
         return {
             "landmark_ms": self.landmark_ms.copy(),
-            "count": self.count.copy(),
+            "count": self.by_item[: self._items].copy(),
             "total": self.total.copy(),
+            "top": self.top.copy(),
             "first_ms": self.first_ms.copy(),
             "last_ms": self.last_ms.copy(),
+            "leaders": self._leaders.copy(),
+            "newest": self._newest.copy(),
             "events": self.events,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.landmark_ms, self.total = np.array(state["landmark_ms"], np.int64), state["total"].copy()
-        self.by_item = np.ascontiguousarray(state["count"].T)
-        self.top = self.by_item.max(axis=0, initial=0.0)
-        self.times = np.stack([state["first_ms"], state["last_ms"]])
+        """Go on from a state, whose arrays are taken over. Raises ValueError where it keeps track of other leaders."""
+        for name, mine in (("total", self.total), ("leaders", self._leaders), ("newest", self._newest)):
+            if state[name].shape != mine.shape:
+                raise ValueError(f"{name} of the counts has shape {state[name].shape}, wanted {mine.shape}")
+        self.landmark_ms, self.total, self.top = state["landmark_ms"], state["total"], state["top"]
+        self.by_item, self.times = state["count"], np.stack([state["first_ms"], state["last_ms"]])
         self.events, self._items = state["events"], len(self.by_item)
+        self._leaders, self._newest = state["leaders"], state["newest"]
         self._leads = np.zeros((self._items, len(self.total) + 1), np.bool_)
-        most = min(self._leaders.shape[1], self._items)
-        self._leaders[:] = NOBODY
-        for h, each in enumerate(state["count"]):
-            best = np.argsort(-each, kind="stable")[:most]
-            best = best[each[best] > 0]
-            self._leaders[h, : len(best)], self._leads[best, h] = best, True
-        self._forget_newest()
+        for at, each in enumerate((*self._leaders, self._newest)):
+            self._leads[each[each != NOBODY], at] = True
         self._leading = None

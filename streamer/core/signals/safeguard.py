@@ -6,8 +6,6 @@ If the 95 % interval of the paired difference lies wholly below 0, the signal ta
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,15 +46,3 @@ class Safeguard:
         else:
             self.falls += self.serving is None
             self.serving = best
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "gains": self._gains.copy(),
-            "judged": self.judged,
-            "serving": self.serving,
-            "falls": self.falls,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        given, judged, serving, falls = state["gains"], state["judged"], state["serving"], state["falls"]
-        self._gains, self.judged, self.serving, self.falls = given.copy(), judged, serving, falls

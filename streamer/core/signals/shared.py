@@ -1,7 +1,7 @@
 """The counts that all workers share: rows of the whole stream, each counted once, and items by hash.
 
 Clocks are those of the log that the model's weights were learned on: then the first row is enough to blend with. Without such
-weights they are set by the first `WARM_ROWS` events.
+weights they are set by the first `WARM_ROWS` events, or by the snapshot that a start goes on from.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from streamer.core.signals.replay import Replay
 from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.safeguard import Safeguard
 from streamer.core.signals.signals import Signals
+from streamer.core.signals.snapshot import Counts
 from streamer.core.signals.weights import Published, Shipped, model_of, restore_learner
 
 Rows = NDArray[np.int64]
@@ -32,10 +33,12 @@ MODELS = 8
 class ItemNumbers:
     """Item hashes → rows 0..N-1 in the order in which they came."""
 
-    def __init__(self) -> None:
-        self.hashes = np.zeros(0, np.uint64)
+    def __init__(self, hashes: Hashes | None = None) -> None:
+        """hashes: of the first rows, in their order."""
+        self.hashes = np.zeros(0, np.uint64) if hashes is None else hashes
         """(N,) of each row"""
-        self._sorted, self._row = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        self._row = np.argsort(self.hashes, kind="stable")
+        self._sorted = self.hashes[self._row]
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -111,16 +114,19 @@ class SharedSignals:
 
     def _begin(self) -> None:
         rows, self._early = SignalRows.join(self._early), []
-        # Whether a repeat is allowed is said with each list, by what is excluded.
-        budget = self._edge_budget
-        options = (
-            SignalOptions.for_log(rows.time_ms, repeats=True, edge_budget=budget)
+        tick_ms = (
+            SignalOptions.for_log(rows.time_ms, repeats=True).tick_ms
             if self._shipped is None
-            else SignalOptions.of_tick(self._shipped.tick_ms, repeats=True, edge_budget=budget)
+            else self._shipped.tick_ms
         )
-        self.signals = Signals(replace(options, recent=PAST))
+        self.signals = Signals(self._options(tick_ms))
         self._go_on()
         self._count(self.signals, rows)
+
+    def _options(self, tick_ms: float) -> SignalOptions:
+        # Whether a repeat is allowed is said with each list, by what is excluded.
+        options = SignalOptions.of_tick(tick_ms, repeats=True, edge_budget=self._edge_budget)
+        return replace(options, recent=PAST)
 
     def _count(self, signals: Signals, rows: SignalRows) -> None:
         self.numbers.add(rows.item)
@@ -134,12 +140,38 @@ class SharedSignals:
             session=rows.session,
         )
 
+    # ------------------------------------------------------------------ keeping
+    def state(self) -> Counts | None:
+        """All that is counted, copied; None before there is anything but the first rows, which a start counts again."""
+        if self.signals is None:
+            return None
+        state = self.signals.state()
+        arrays = {name: each for name, each in state.items() if isinstance(each, np.ndarray)}
+        numbers = {name: each for name, each in state.items() if name not in arrays}
+        clocks = {"tick_ms": self.signals.options.tick_ms, "clock_ms": self.clock_ms}
+        return Counts({"items": self.numbers.hashes, **arrays}, numbers | clocks, dict(self.applied))
+
+    def restore(self, counts: Counts) -> None:
+        """Go on from a state and its clocks, before anything is counted; its arrays are taken over.
+
+        Raises ValueError when it does not fit, and changes nothing then.
+        """
+        numbers = counts.numbers
+        try:
+            tick_ms, clock_ms, items = numbers["tick_ms"], numbers["clock_ms"], counts.arrays["items"]
+        except KeyError as missing:
+            raise ValueError(f"counts lack {missing}") from missing
+        signals = Signals.from_state(self._options(float(tick_ms or 0)), {**counts.arrays, **numbers})
+        self.signals, self.numbers, self.applied = signals, ItemNumbers(items), dict(counts.applied)
+        self.clock_ms = int(clock_ms or 0)
+        self._go_on()
+
     # ------------------------------------------------------------------ weights
     def meet(self, model: str, shipped: Shipped | None) -> None:
         """Blend with another model from now on, with the newest weights that were learned beside it.
 
         Without any, with those that it brings along; without these, with the ones that serve: better than none. Learning goes
-        on from there.
+        on from there, with the clocks that came with the model: its weights were learned by them.
         """
         self.model, self._shipped = model, shipped
         published, self.unpublished = self._newest.get(model), None
@@ -150,6 +182,8 @@ class SharedSignals:
         if published is not None:
             self.published = published
         if self.signals is not None:
+            if shipped is not None and shipped.tick_ms != self.signals.options.tick_ms:
+                self.signals.set_clocks(self._options(shipped.tick_ms), self.clock_ms)
             self._go_on()
         elif shipped is not None and self._early:
             self._begin()

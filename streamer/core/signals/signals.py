@@ -84,6 +84,12 @@ class Signals:
         scale = self.edges.scale(time_ms) * weight
         self.edges.add(past.item[:, : o.recent], item, scale, of_session)
 
+    def set_clocks(self, options: SignalOptions, now_ms: int) -> None:
+        """Go on with options of another tick."""
+        self.counts.forget_at((*options.half_lives_ms, np.inf), now_ms)
+        self.edges.forget_at(options.edge_half_life_ms, now_ms)
+        self.options = options
+
     # ------------------------------------------------------------------ ranking
     def rank(
         self,
@@ -235,20 +241,24 @@ class Signals:
 
     # ------------------------------------------------------------------ keeping
     def state(self) -> dict[str, Any]:
-        return {
-            "counts": self.counts.state(),
-            "again": self.again.copy(),
-            "edges": self.edges.state(),
-            "blend": self.blend.state(),
-            "safeguard": self.safeguard.state(),
-        }
+        """All counts: arrays, copied, and numbers, by name."""
+        parts = {"counts": self.counts.state(), "edges": self.edges.state()}
+        flat = {f"{part}/{name}": each for part, state in parts.items() for name, each in state.items()}
+        return {"again": self.again[: len(self.counts)].copy(), **flat}
 
     @classmethod
     def from_state(cls, options: SignalOptions, state: dict[str, Any]) -> Signals:
+        """Counts that go on from a state, whose arrays are taken over. Raises ValueError where it does not fit."""
         signals = cls(options)
-        signals.counts.restore(state["counts"])
-        signals.again = state["again"].copy()
-        signals.edges.restore(state["edges"])
-        signals.blend.restore(state["blend"])
-        signals.safeguard.restore(state["safeguard"])
+        parts: dict[str, dict[str, Any]] = {"counts": {}, "edges": {}}
+        try:
+            signals.again = state["again"]
+            for path, each in state.items():
+                part, _, name = path.partition("/")
+                if part in parts:
+                    parts[part][name] = each
+            signals.counts.restore(parts["counts"])
+            signals.edges.restore(parts["edges"])
+        except KeyError as missing:
+            raise ValueError(f"counts lack {missing}") from missing
         return signals

@@ -33,6 +33,7 @@ def warm_up() -> None:
     signals.absorb(contexts, item, np.ones(len(item)), clock)
     signals.judge(contexts, item, None, {"gru": said})
     signals.rank(contexts, 1, np.zeros((1, 2), np.int64), {"gru": said})
+    Signals.from_state(options, signals.state())
     query, vectors, bias = np.zeros((1, 8), np.float32), np.zeros((1, 8), np.float32), np.zeros(1, np.float32)
     vectors.flags.writeable = bias.flags.writeable = False  # as a catalogue's are
     zero = np.zeros(1, np.int64)
