@@ -222,6 +222,7 @@ class Worker:
             self.followers.append(self.signal_events)
         for follower in self.followers:
             await follower.caught_up()
+        self.watched = [asyncio.ensure_future(self._watch(follower)) for follower in self.followers]
         if self.counts is not None:
             self.counts.start(self.signal_events.positions)
         while not self.swap.has_champion.is_set() and not self.app.should_stop:
@@ -234,6 +235,13 @@ class Worker:
             await self.items.bind(self.swap.model)
             await self.items.start()
         collect_rarely()
+
+    async def _watch(self, follower: LogFollower) -> None:
+        """What ends a follower ends the worker, which would go on with what it knew then."""
+        try:
+            await follower.join()
+        except Exception as exc:
+            self.app.die(exc)
 
     async def _end(self) -> None:
         await self.items.stop()
