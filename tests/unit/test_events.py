@@ -124,6 +124,18 @@ def test_unknown_event_type() -> None:
     assert result.detail.startswith("type 'viewed' is not configured; known are view, click, ")
 
 
+def test_a_request_for_a_fresh_list_is_checked_as_an_event_is() -> None:
+    assert decode_with(type="refresh") == Event("e", "u", "refresh", NOW_MS)
+    assert reason(decode_with(type="refresh", item_id="i", value=1e9, text="anything")) is None
+    assert reason(decode_with(type="Refresh")) == Reason.UNKNOWN_EVENT_TYPE
+    assert reason(decode_with(type="refresh", timestamp_ms=NOW_MS + DAY_MS + 1)) == (
+        Reason.TIMESTAMP_OUT_OF_RANGE
+    )
+    assert reason(decode_with(type="refresh", event_id="")) == Reason.BAD_ID
+    assert reason(decode_with(type="refresh", item_id="")) == Reason.BAD_ID
+    assert reason(decode(json.dumps(GOOD | {"type": "refresh"}).encode(), b"v")) == Reason.KEY_MISMATCH
+
+
 def test_timestamps_end_a_day_after_the_record() -> None:
     assert reason(decode_with(timestamp_ms=0)) is None
     assert reason(decode_with(timestamp_ms=NOW_MS + DAY_MS)) is None
