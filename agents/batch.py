@@ -17,7 +17,7 @@ Reader = Callable[[bytes], bytes | None]
 
 @dataclass(slots=True)
 class DecodedRun:
-    """The good events of a run, and the letters to bury."""
+    """The good events and requests of a run, and the letters to bury."""
 
     topic: str
     events: list[Event] = field(default_factory=list)
@@ -33,7 +33,7 @@ class DecodedRun:
 
 @dataclass(slots=True)
 class Batch:
-    """Events of several partitions in one list; `user` indexes `users` (distinct) and `partitions`."""
+    """Events and requests of several partitions in one list; `user` indexes `users` (distinct) and `partitions`."""
 
     users: list[bytes] = field(default_factory=list)
     partitions: list[int] = field(default_factory=list)

@@ -31,6 +31,8 @@ F32 = NDArray[np.float32]
 
 LEARNED_PER_S, LEARNED_AT_ONCE = 20, 64
 """So many of its events are learned from at most, per second of event time and per batch: a millisecond each."""
+SESSION_GAP_MS = 30 * 60 * 1000
+"""A longer pause ends a session."""
 MODEL_ITEMS = 100
 """Candidates that the model contributes."""
 FIRST_STEPS, STEPS, EVERY_S = 150, 100, 60.0
@@ -76,7 +78,7 @@ class Collaborate:
         *,
         events_topic: str,
         weights_topic: str,
-        session_gap_ms: int = 30 * 60 * 1000,
+        session_gap_ms: int = SESSION_GAP_MS,
         explore: float = 0.0,
         exclude_seen: bool = True,
     ) -> None:

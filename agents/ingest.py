@@ -1,5 +1,7 @@
 """`events` → user state: decode, group by user, absorb event by event, step the GRU; then `recommend` refreshes.
 
+A request for a fresh list goes the same way at its place among the user's events, so that cutting batches leaves no trace of it.
+
 Where something happens after every event, a batch goes in *rounds*: round r holds the r-th event of every user in the batch,
 so each round touches a user at most once.
 """
@@ -19,7 +21,7 @@ from agents.embed_items import bury
 from agents.recommend import Recommend
 from streamer import telemetry
 from streamer.core.columns import EventColumns, rounds
-from streamer.core.event_types import EventTypes
+from streamer.core.event_types import REFRESH, EventTypes
 from streamer.core.events import Event, EventDecoder, Rejected
 from streamer.core.features import gap_feature, value_feature
 from streamer.core.hashing import item_hash
@@ -113,7 +115,7 @@ class Ingest:
         decoded.text_at = [
             at
             for at, event in enumerate(decoded.events)
-            if event.text and self._types.by_name[event.type].uses_text
+            if event.text and event.type != REFRESH and self._types.by_name[event.type].uses_text
         ]
         return decoded
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streamer import telemetry
 from streamer.core.columns import EventColumns
+from streamer.core.event_types import REFRESH_CODE
 from streamer.core.signals import Contexts
 from streamer.core.signals.history import NONE
 from streamer.core.signals.past import Past, with_items
@@ -77,7 +78,8 @@ class Told:
         if signals is None or not len(champion.catalogue.ids):
             return
         chosen = np.zeros(len(events), np.bool_)
-        chosen[np.unique(events.user, return_index=True)[1]] = True
+        real = np.flatnonzero(events.type != REFRESH_CODE)
+        chosen[real[np.unique(events.user[real], return_index=True)[1]]] = True
         chosen &= self._partition[events.user] == LEARNER_PARTITION
         chosen &= (events.item != 0) & ~events.person & (how.weight[events.type] > 0)
         chosen &= events.time > champion.model.manifest.trained_until_ms

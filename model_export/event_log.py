@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model_export.interactions import Interactions, InteractionsBuilder
+from model_export.interactions import REQUESTS, Interactions, InteractionsBuilder
 from model_export.loaders import FORMATS, format_of
 from model_export.loaders.catalogues import read_items
 from model_export.loaders.generic import EVENT_COLUMNS, read_events
@@ -14,7 +14,7 @@ from model_export.loaders.graphs import read_graph
 from model_export.loaders.movielens import read_100k
 from model_export.loaders.tables import TABLES, kind_of
 from streamer import datasets
-from streamer.core.event_types import EventTypes
+from streamer.core.event_types import REFRESH, EventTypes
 from streamer.core.events import EventDecoder, Rejected
 from streamer.core.protocol import ItemRecord, decode_item
 from streamer.errors import DataError
@@ -136,6 +136,8 @@ def _read_topic(
         event = decoder.decode(record.value, record.key, record.partition, record.timestamp_ms)
         if isinstance(event, Rejected):
             rejected += 1
+        elif event.type == REFRESH:
+            builder.leave_out(REQUESTS)
         elif (event.user_id, event.event_id) not in known:
             taken += 1
             known.add((event.user_id, event.event_id))

@@ -17,6 +17,8 @@ from streamer.errors import DataError
 
 NONE = -1
 """No item, or no text."""
+REQUESTS = "requests for a fresh list"
+"""Records of the product's own log that are no events."""
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ _LAG_SECONDS = (
 )
 _EVENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2000, 4000, 8000)
 
-OUTCOMES = ("applied", "replayed", "late", "duplicate", "rejected")
+OUTCOMES = ("applied", "replayed", "late", "duplicate", "refresh", "rejected")
 
-EVENTS = Counter("headwater_events", "Events by what became of them", ["outcome"])
+EVENTS = Counter(
+    "headwater_events", "Events by what became of them; refresh: requests for a fresh list", ["outcome"]
+)
 for _outcome in OUTCOMES:
     EVENTS.labels(_outcome)  # shown as 0 before the first
 DEAD_LETTERS = Counter("headwater_dead_letters", "Records sent to the dead letters", ["reason"])

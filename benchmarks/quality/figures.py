@@ -9,7 +9,7 @@ from benchmarks.figures import Figure
 from benchmarks.quality.freshness import curve
 from benchmarks.quality.leave_one_out import Held
 from benchmarks.quality.metrics import METRICS, K, gains, paired_bootstrap
-from benchmarks.quality.prequential import ASKED, STREAM, Judged
+from benchmarks.quality.prequential import OURS, Judged
 from streamer.core.evaluation import Ranks, ndcg_at_k
 
 GOAL, RECBOLE_GOAL, SPEED_GOAL = 1.10, 1.15, 3.0
@@ -19,14 +19,14 @@ SMALLEST = 1e-9
 def of_prequential(judged: Judged) -> dict[str, Figure]:
     """Keys: METRIC_RECOMMENDER, and behind them its slices (_warm_users, _cold_users, _warm_items, _cold_items),
     ndcg_at_10_stream_minus_BASELINE with _low and _high (95 %), ndcg_at_10_stream_delay_D, coverage_RECOMMENDER, seconds_STEP;
-    the first of them also for stream_asked.
+    the first of them also for stream_unasked and stream_asked.
     """
     figures = {
         f"{metric}_{name}": Figure.of([measure(ranks, K)], "share")
         for metric, measure in METRICS.items()
         for name, ranks in judged.ranks.items()
     }
-    ours = [name for name in (STREAM, ASKED) if name in judged.ranks]
+    ours = [name for name in OURS if name in judged.ranks]
     baselines = [name for name in judged.ranks if name not in ours]
     best = max(baselines, key=lambda name: ndcg_at_k(judged.ranks[name], K))
     users = judged.log.user[judged.rows]

@@ -18,7 +18,7 @@ def of_prequential(figures: dict[str, Figure], names: list[str], file: Path, tit
     drawn, (left, right) = plot.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2))
     ordered = sorted(names, key=lambda name: figures[f"ndcg_at_10_{name}"].value)
     values = [figures[f"ndcg_at_10_{name}"].value for name in ordered]
-    left.barh(ordered, values, color=[OURS if name == "stream" else THEIRS for name in ordered])
+    left.barh(ordered, values, color=[OURS if name.startswith("stream") else THEIRS for name in ordered])
     left.set_xlabel("NDCG@10")
     delays = [delay for delay in DELAYS_MS if f"ndcg_at_10_stream_delay_{delay}" in figures]
     right.plot(

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.collaborate import SESSION_GAP_MS
 from benchmarks.quality import training
 from benchmarks.quality.baselines import Rows, counting
 from benchmarks.quality.judging import NONE, K, judge, ranks_in, some
 from benchmarks.quality.log import Log
 from benchmarks.quality.neural import Gru, NightlyGru, StaticGru
+from benchmarks.quality.sessions import since_last
 from benchmarks.quality.training import Budget
 from benchmarks.quality.worker import InProcessWorker
 from model_export.social import MetUsers
@@ -28,8 +30,11 @@ BLOCK = 1_000
 """Of a long log, blocks of so many consecutive events are judged, evenly spread; all events are absorbed."""
 BETWEEN = 2_000
 """Events in a batch where none of them is judged."""
-STREAM, ASKED = "stream", "stream_asked"
-"""By the list that the worker has published, as old as the user's last event; by one that it makes at the event's moment."""
+STREAM, UNASKED, ASKED = "stream", "stream_unasked", "stream_asked"
+"""By the newest list that the worker has published, where a service asks for one when a session starts; where nobody asks, so
+that it is as old as the user's last event; by one made at the moment of each event.
+"""
+OURS = (STREAM, UNASKED, ASKED)
 STRANGER_EVERY = 50
 """Events after which a stranger's list is made anew."""
 Lists = NDArray[np.int32]
@@ -52,6 +57,12 @@ class Judged:
     """(m, 10) the list that the worker published after each event, items by row, NONE where it is shorter."""
     listed: NDArray[np.bool_]
     """(m,) whether there is one: of a batch's events between the judged blocks only a user's last has."""
+    requested_lists: Lists
+    """(m, 10) the list that the worker published on request before each event."""
+    requested: NDArray[np.bool_]
+    """(m,) whether there is one: of the judged events those that start a session have."""
+    since_ms: Rows
+    """(m,) ms since the user's last event, NEVER_MS where there is none."""
     warm_lists: dict[int, Lists] = field(default_factory=dict)
     """User → the list at the cut."""
     stranger_rows: list[int] = field(default_factory=list)
@@ -122,6 +133,9 @@ def nothing_yet(log: Log, cut: int, mask: bool, most: int) -> Judged:
         items=len(np.unique(log.item)),
         lists=np.full((len(log) - cut, K), NONE, np.int32),
         listed=np.zeros(len(log) - cut, np.bool_),
+        requested_lists=np.full((len(log) - cut, K), NONE, np.int32),
+        requested=np.zeros(len(log) - cut, np.bool_),
+        since_ms=since_last(log.user, log.time_ms)[cut:],
     )
     if len(rows) < len(log) - cut:
         judged.notes.append(
@@ -140,9 +154,11 @@ def sample(first: int, last: int, most: int) -> Rows:
 
 
 def stream(worker: InProcessWorker, judged: Judged) -> None:
-    """Absorb the training part, then batch by batch: judge by what is published, absorb, publish.
+    """Absorb the training part, then batch by batch: ask for lists, judge by what is published, absorb, publish.
 
-    Beside it, what nobody is served: lists made for the users of a batch before it, with the counts of that moment.
+    Asked for are lists of users whose session starts with an event that is judged; other requests would change no list that is.
+    Beside it, what nobody is served: the list after the last event where another one was asked for since, and lists of all users
+    of a batch made before it, with the counts of that moment.
     """
     log, cut = judged.log, judged.cut
     worker.list_items(np.arange(len(log.items)) if log.has_text else log.item[:cut])
@@ -150,30 +166,50 @@ def stream(worker: InProcessWorker, judged: Judged) -> None:
     judged.warm_lists = dict(published)
     wanted = np.zeros(len(log), bool)
     wanted[judged.rows] = True
-    served: list[Lists] = []
-    asked: list[Lists] = []
+    starts = judged.since_ms > SESSION_GAP_MS
+    shown: dict[str, list[Lists]] = {name: [] for name in OURS}
     for first, last in _batches(worker, judged, wanted):
         if not judged.stranger_rows or first >= judged.stranger_rows[-1] + STRANGER_EVERY:
             judged.stranger_rows.append(first)
             judged.stranger_times.append(int(log.time_ms[first]))
             judged.stranger_lists.append(_padded(worker.list_of_stranger()))
         users = log.user[first:last].tolist()
-        for row in (np.flatnonzero(wanted[first:last]) + first).tolist():
-            served.append(published.get(users[row - first], judged.stranger_lists[-1]))
         if wanted[first]:
-            asked += [_padded(found) for found in map(worker.ask(users).__getitem__, users)]
+            requested = _requested(
+                worker, judged, first, np.flatnonzero(starts[first - cut : last - cut]) + first
+            )
+            rest = [user for user in users if user not in requested]
+            asked = {user: _padded(found) for user, found in worker.ask(rest).items()} | requested
+            for user in users:
+                unasked = published.get(user, judged.stranger_lists[-1])
+                for name, found in (
+                    (STREAM, requested.get(user, unasked)),
+                    (UNASKED, unasked),
+                    (ASKED, asked[user]),
+                ):
+                    shown[name].append(found)
         lists = {user: _padded(found) for user, found in worker.absorb(first, last).items()}
         published |= lists
         for row, user in zip(range(last - 1, first - 1, -1), reversed(users), strict=True):
             if (made := lists.pop(user, None)) is not None:
                 judged.lists[row - cut], judged.listed[row - cut] = made, True
-    for name, lists_of_it in ((STREAM, served), (ASKED, asked)):
-        shown = np.stack(lists_of_it)
-        judged.ranks[name] = ranks_in(shown, log.item[judged.rows])
-        looked_at = shown[some(len(shown))]
+    for name, lists_of_it in shown.items():
+        stacked = np.stack(lists_of_it)
+        judged.ranks[name] = ranks_in(stacked, log.item[judged.rows])
+        looked_at = stacked[some(len(stacked))]
         judged.coverage[name] = len(np.unique(looked_at[looked_at != NONE])) / judged.items
     if worker.rejected:
         judged.notes.append(f"{worker.rejected:,} events were rejected by the worker's decoder")
+
+
+def _requested(worker: InProcessWorker, judged: Judged, first: int, rows: Rows) -> dict[int, Lists]:
+    """Lists by user, on request before the events `rows` of a batch that begins at `first`; they are noted in `judged`."""
+    lists = {user: _padded(found) for user, found in worker.request(first, rows).items()}
+    for row in rows.tolist():
+        if (made := lists.get(int(judged.log.user[row]))) is not None:
+            at = row - judged.cut
+            judged.requested_lists[at], judged.requested[at] = made, True
+    return lists
 
 
 def _batches(worker: InProcessWorker, judged: Judged, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

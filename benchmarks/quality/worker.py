@@ -1,7 +1,8 @@
 """The worker's own code in this process: records in, published lists out; a dictionary stands for RocksDB, nothing for Kafka.
 
 Records pass the decoder, `agents.ingest.Ingest` and `agents.recommend.Recommend` as in a worker. A batch holds each user once,
-so that every list is published before its user's next event: `refresh=event`.
+so that every list is published before its user's next event: `refresh=event`. Of the offsets of a batch the lower half is for the
+requests that come before it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from faust.types import TP
 from agents.batch import DecodedRun
 from agents.worker import collaborative, event_processor
 from benchmarks.quality.log import Log, Rows
+from streamer.core.event_types import REFRESH
 from streamer.core.events import Event
 from streamer.core.popularity import Popularity
 from streamer.core.protocol import ItemVector
@@ -121,14 +123,31 @@ class InProcessWorker:
     # ------------------------------------------------------------------ events
     def absorb(self, first: int, last: int) -> dict[int, list[int]]:
         """Take events first..last - 1 of the log, each user once → user's row to the rows of the list published for it."""
-        run = cast(Run, _Run(TP(TOPIC, 0), self._records(first, last)))
-        decoded: DecodedRun = self._ingest.decode(run)
-        self.rejected += len(decoded.dead_letters)
-        delivery = self._ingest.compute({0: [decoded]})[0]
+        delivery = self._take(self._records(first, last))
+        self.rejected += len(delivery.dead_letters)
         self._list_met(last)
+        return self._lists(delivery.outputs.get(self._settings.topic("recommendations"), ()))
+
+    def request(self, first: int, rows: Rows) -> dict[int, list[int]]:
+        """Take a request for a fresh list of the user of each of `rows`, all of a batch that begins at `first` and is yet to be
+        absorbed → user's row to the rows of the list published for it.
+        """
+        if not len(rows):
+            return {}
+        users, times = self._log.user[rows].tolist(), self._log.time_ms[rows].tolist()
+        requests = [
+            _record(Event(f"r{row}", str(user), REFRESH, time_ms), first + row)
+            for row, user, time_ms in zip(rows.tolist(), users, times, strict=True)
+        ]
+        delivery = self._take(requests)
+        return self._lists(delivery.outputs.get(self._settings.topic("recommendations"), ()))
+
+    def _take(self, records: list[Record]) -> Delivery:
+        decoded: DecodedRun = self._ingest.decode(cast(Run, _Run(TP(TOPIC, 0), records)))
+        delivery = self._ingest.compute({0: [decoded]})[0]
         self._table.update(delivery.changes())
         self._tell(delivery)
-        return self._lists(delivery.outputs.get(self._settings.topic("recommendations"), ()))
+        return delivery
 
     def _tell(self, delivery: Delivery) -> None:
         """What a batch told arrives at once; the weights that it published serve already."""
@@ -147,6 +166,8 @@ class InProcessWorker:
 
     def ask(self, users: Sequence[int]) -> dict[int, list[int]]:
         """The lists of these users as the worker would publish them now, without a new event."""
+        if not users:
+            return {}
         delivery = self._ingest.refresh(0, [str(user).encode() for user in users])
         return self._lists(delivery.outputs[self._settings.topic("recommendations")])
 
@@ -172,7 +193,6 @@ class InProcessWorker:
         log = self._log
         columns = (log.user, log.item, log.type, log.value, log.time_ms)
         names = {each.code: each.name for each in log.types}
-        encode = msgspec.json.Encoder().encode
         records = []
         for row, (user, item, code, value, time_ms) in enumerate(
             zip(*(column[first:last].tolist() for column in columns), strict=True), first
@@ -180,7 +200,7 @@ class InProcessWorker:
             event = Event(
                 f"e{row}", str(user), names[code], time_ms, str(item), value=value if value == value else None
             )
-            records.append(cast(Record, _Record(str(user).encode(), encode(event), row, time_ms)))
+            records.append(_record(event, last + row))
         return records
 
     def _lists(self, published: Sequence[tuple[bytes | None, bytes | None]]) -> dict[int, list[int]]:
@@ -188,6 +208,14 @@ class InProcessWorker:
 
     def _rows(self, value: bytes | None) -> list[int]:
         return [int(item.item_id) for item in self._decode_list(value or b"").items]
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _record(event: Event, offset: int) -> Record:
+    """As it lies on `events`, written at its own time."""
+    return cast(Record, _Record(event.user_id.encode(), _encode(event), offset, event.timestamp_ms))
 
 
 class _Run(msgspec.Struct):

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model_export.interactions import InteractionsBuilder
+from model_export.interactions import REQUESTS, InteractionsBuilder
 from model_export.loaders.cells import id_of, is_empty, number_of, time_ms_of
 from model_export.loaders.tables import read_table
+from streamer.core.event_types import REFRESH
 from streamer.errors import DataError
 
 EVENT_COLUMNS = (
@@ -54,8 +55,9 @@ def read_events(
     type: str | None = None,
     time_format: str | None = None,
 ) -> None:
-    """Add every row of `file`. `names`: one of EVENT_COLUMNS → what the file calls it; `type`: of all its events.
+    """Add every row of `file` but requests for a fresh list.
 
+    `names`: one of EVENT_COLUMNS → what the file calls it; `type`: of all its events.
     Raises DataError for unknown columns and for cells that cannot be read.
     """
     unknown = sorted(set(names) - set(EVENT_COLUMNS))
@@ -74,6 +76,9 @@ def read_events(
         kind = type or (str(said).strip() if not is_empty(said) else "view" if is_empty(amount) else "rating")
         if kind not in builder.types.by_name:
             kind = _WORDS.get(kind.lower(), kind)
+        if kind == REFRESH:
+            builder.leave_out(REQUESTS)
+            continue
         builder.add(
             id_of(row.get(user), where, user),
             None if is_empty(row.get(item)) else id_of(row[item], where, item),

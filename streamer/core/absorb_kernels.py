@@ -11,21 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.compiled import compiled
+from streamer.core.event_types import REFRESH_CODE
 from streamer.core.state_records import ENTRY, SEGMENT, SEGMENT_EVENTS, place_of
 
-APPLIED, REPLAYED, LATE, DUPLICATE = range(4)
+APPLIED, REPLAYED, LATE, DUPLICATE, REFRESH = range(5)
 """As user_state.Outcome says."""
 
 CURSOR = np.dtype(
     [
         (name, "i8")
         for name in (
-            "applied", "watermark", "last_time", "version", "usable", "late", "duplicates", "open", "sealed",
+            "applied", "watermark", "last_time", "version", "revision", "usable", "late", "duplicates", "open", "sealed",
         )
     ]
 )  # fmt: skip
 """What moves in a head with every event, under the names it has there."""
-EVENT = np.dtype([("offset", "i8"), ("time", "i8"), ("event", "u4"), ("known", "u4")])
+EVENT = np.dtype([("offset", "i8"), ("time", "i8"), ("event", "u4"), ("known", "u4"), ("type", "u1")])
 SEAL = np.dtype([(name, "i8") for name in ("user", "slot", "seq", "offset", "fallen")])
 """A segment that was sealed: whose, where in the ring, by which event; pool row of the one that fell out of it (0 = none)."""
 
@@ -104,6 +105,10 @@ def absorb(
                 outcome[number] = REPLAYED
                 continue
             cursor.applied = event.offset
+            if event.type == REFRESH_CODE:
+                outcome[number] = REFRESH
+                cursor.revision += 1
+                continue
             if event.time < cursor.watermark - grace_ms:
                 outcome[number] = LATE
                 cursor.late += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.event_types import EventTypes
+from streamer.core.event_types import REFRESH, REFRESH_CODE, EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import event_hash, item_hash, user_hash
 
@@ -25,7 +25,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True)
 class EventColumns:
-    """n events in source order; every array has n rows."""
+    """n events in source order, and requests for a fresh list between them; every array has n rows."""
 
     user: NDArray[np.int64]
     """Row of the user in the batch."""
@@ -33,6 +33,7 @@ class EventColumns:
     time: NDArray[np.int64]
     """ms; never after the Kafka record's own timestamp."""
     type: NDArray[np.uint8]
+    """REFRESH_CODE of a request, which has no item and no value."""
     value: NDArray[np.float32]
     """0 where the event has none."""
     item: NDArray[np.uint64]
@@ -63,7 +64,9 @@ class EventColumns:
         `hash_item` may be a cached `item_hash`. A type must be in `types` (the decoder saw to it): KeyError otherwise.
         """
         n = len(events)
-        codes = {name: event_type.code for name, event_type in types.by_name.items()}
+        codes = {name: event_type.code for name, event_type in types.by_name.items()} | {
+            REFRESH: REFRESH_CODE
+        }
         times = np.fromiter([event.timestamp_ms for event in events], np.int64, n)
         no_limit = np.iinfo(np.int64).max
         times = np.minimum(times, np.where(record_times_ms < 0, no_limit, record_times_ms))
@@ -71,6 +74,8 @@ class EventColumns:
         hashes = [0 if event.item_id is None else hash_item(event.item_id) for event in events]
         item = np.fromiter(hashes, np.uint64, n)
         type_codes = np.fromiter([codes[event.type] for event in events], np.uint8, n)
+        requests = type_codes == REFRESH_CODE
+        item[requests], values[requests] = 0, np.nan
         person = _whom(events, type_codes, types, item)
         known, labels = items(item)
         return cls(

@@ -1,6 +1,7 @@
 """What a user can do: the table of event types, explicit and implicit signals side by side.
 
-State records keep the *code* of a type, never its name, so a code is stable forever; 0 means "no event".
+State records keep the *code* of a type, never its name, so a code is stable forever; 0 means "no event": a request for a
+fresh list has it on its way through a batch, and no record ever does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from streamer.errors import SettingsError
 
 MAX_CODE = 31
 """Codes fit five bits: the rolling counts and the model's type embedding have room for 0..31."""
+
+REFRESH, REFRESH_CODE = "refresh", 0
+"""Type of a record on `events` that is none: it asks for the user's profile and list as they would be now."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
@@ -121,6 +125,8 @@ def _problem(each: EventType) -> str | None:
     """What is wrong with a type, as the end of a sentence; None when nothing is."""
     if not isinstance(each.name, str) or not _NAME.fullmatch(each.name):
         return "a name is a letter followed by at most 63 letters, digits, '_', '.' or '-'"
+    if each.name == REFRESH:
+        return "the name is reserved: a record of that type asks for a fresh list and is no event; choose another"
     if type(each.code) is not int or not 1 <= each.code <= MAX_CODE:
         return f"code is {each.code!r}, it must be a whole number from 1 to {MAX_CODE}"
     for name in ("explicit", "uses_value", "uses_text", "consumes", "needs_target"):

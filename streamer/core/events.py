@@ -12,7 +12,7 @@ from typing import Annotated, cast
 import msgspec
 import numpy as np
 
-from streamer.core.event_types import EventTypes
+from streamer.core.event_types import REFRESH, REFRESH_CODE, EventTypes
 from streamer.core.partitioner import Partitioner
 from streamer.core.rejections import (
     MAX_TEXT_BYTES,
@@ -47,7 +47,10 @@ _ABSENT = msgspec.Raw(b"null")
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One event as it lies on `events`, every field checked. Fields not named here are ignored."""
+    """One event as it lies on `events`, every field checked. Fields not named here are ignored.
+
+    Of a request for a fresh list (type `refresh`) user_id is all that counts, though every field is checked.
+    """
 
     event_id: str
     user_id: str
@@ -101,9 +104,9 @@ class EventDecoder:
                 each.needs_target,
             )
             for each in types
-        }
+        } | {REFRESH: (-MAX_FLOAT32, MAX_FLOAT32, False)}
         size = 1 + max((each.code for each in types), default=0)
-        self._codes = {each.name: each.code for each in types}
+        self._codes = {each.name: each.code for each in types} | {REFRESH: REFRESH_CODE}
         self._lowest, self._highest = np.full(size, -MAX_FLOAT32), np.full(size, MAX_FLOAT32)
         self._needs_target = np.zeros(size, np.bool_)
         for each in types:
@@ -253,7 +256,8 @@ class EventDecoder:
         known = ", ".join(self._types.by_name)
         return Rejected(
             Reason.UNKNOWN_EVENT_TYPE,
-            f"type {shown(name)} is not configured; known are {clipped(known, 300)}",
+            f"type {shown(name)} is not configured; known are {clipped(known, 300)}, "
+            f"and {REFRESH}, which asks for a fresh list",
         )
 
 

@@ -21,6 +21,7 @@ class Popularity:
     def __init__(self, half_life_ms: int, capacity: int = 100_000) -> None:
         self._half_life_ms, self._capacity = half_life_ms, capacity
         self._landmark_ms: int | None = None
+        self._newest_ms = 0
         self._hashes = np.zeros(0, np.uint64)
         self._weights = np.zeros(0, np.float64)
 
@@ -31,6 +32,7 @@ class Popularity:
         """Count items (n,) with their weights (n,), at `now_ms`; hash 0 (no item) is left out."""
         distinct, inverse = np.unique(hashes, return_inverse=True)
         scale = self._scale(now_ms)
+        self._newest_ms = max(now_ms, self._newest_ms) if len(self._hashes) else now_ms
         amounts = np.bincount(inverse, weights, len(distinct)) * scale
         if len(distinct) and distinct[0] == 0:
             distinct, amounts = distinct[1:], amounts[1:]
@@ -47,13 +49,15 @@ class Popularity:
             self._hashes, self._weights = self._hashes[kept], self._weights[kept]
 
     def scores(self, hashes: NDArray[np.uint64], now_ms: int) -> NDArray[np.float32]:
-        """Decayed counts (N,) of the items `hashes` (N,) at `now_ms`; 0 for items never counted."""
-        scale = self._scale(now_ms)
-        if not len(self._hashes):
+        """Decayed counts (N,) of the items `hashes` (N,) at `now_ms`, or at the newest count if that is later; 0 for items
+        never counted. Whoever asks with an old clock, or without one, changes nothing.
+        """
+        if self._landmark_ms is None or not len(self._hashes):
             return np.zeros(len(hashes), np.float32)
+        exponent = (max(now_ms, self._newest_ms) - self._landmark_ms) / self._half_life_ms
         at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
         found = np.where(self._hashes[at] == hashes, self._weights[at], 0.0)
-        return (found / scale).astype(np.float32)
+        return (found * float(np.exp2(-exponent))).astype(np.float32)
 
     def _scale(self, now_ms: int) -> float:
         """Weight with which a count of one enters at `now_ms`; moves the landmark when that grows too large."""

@@ -65,7 +65,7 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):
-    """The last event that a record includes."""
+    """The last record of `events` that a record includes."""
 
     topic: str
     partition: int
@@ -88,11 +88,11 @@ class Recommendations(msgspec.Struct, frozen=True, gc=False, omit_defaults=True)
 
     user_id: str
     version: int
-    """Events that the user's state has absorbed."""
+    """Events that the user's state has absorbed; 0 for somebody who has only asked."""
     revision: int
-    """Refreshes without a new event."""
+    """Requests for a fresh list that the user's state has seen."""
     as_of_ms: int
-    """The user's watermark, event time."""
+    """The user's watermark, event time; -1 without any event."""
     model_version: str
     strategy: Literal["model", "popularity", "blend"]
     items: list[Recommendation]

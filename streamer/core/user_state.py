@@ -42,6 +42,8 @@ class Outcome(enum.IntEnum):
     """Behind the user's watermark by more than the grace: counted, kept out."""
     DUPLICATE = 3
     """Its event id is in the user's window: counted, kept out."""
+    REFRESH = 4
+    """No event but a request for a fresh list: the revision rose, nothing else."""
 
 
 class Changes(NamedTuple):
@@ -184,11 +186,6 @@ class UserStates:
                 consumed = entries["item"][self._consumes[entries["type"]]].tolist()
                 self._seen.add(user, filter(None, consumed), offset)
         self.windows.fallen.clear()
-
-    def revise(self, users: Rows) -> None:
-        """Raise the revision of `users` (n,): a refresh without a new event."""
-        self.heads["revision"][users] += 1
-        self._touched[users] = True
 
     def touch(self, users: Rows) -> None:
         """Have the heads of `users` (n,) written: their GRU fields were changed."""

@@ -256,6 +256,104 @@ def test_a_replayed_run_changes_no_state_and_publishes_again(champion: Champion)
     assert {key for _, key in table.outputs} == {r.key for records in events for r in records[:30]}
 
 
+def with_requests(records: list[Any]) -> list[Any]:
+    """Requests before and behind events, of users with and without any; offsets are those of the longer log."""
+    rng = np.random.default_rng(11)
+    mixed: list[Any] = []
+    for record in records:
+        user = f"u{record.partition}-{rng.integers(2 * USERS)}".encode()
+        asking = Event(f"r{len(mixed)}", user.decode(), "refresh", START_MS, item_id="i1", text="ignored")
+        ask = SimpleNamespace(**vars(record) | {"key": user, "value": msgspec.json.encode(asking)})
+        mixed += [ask, record] if rng.random() < 0.4 else [record]
+    return [
+        SimpleNamespace(**vars(record) | {"offset": offset})
+        for offset, record in enumerate(mixed[: len(records)])
+    ]
+
+
+def asked_by(records: list[Any]) -> Counter[bytes]:
+    return Counter(record.key for record in records if b'"refresh"' in record.value)
+
+
+def revisions(table: Table) -> dict[bytes, tuple[int, int]]:
+    """User → version and revision of its head."""
+    heads = {key[1:]: value for part in table.records for key, value in part.items() if key[:1] == b"h"}
+    return {user: struct.unpack_from("<qI", value, 18) for user, value in heads.items()}
+
+
+@pytest.mark.parametrize("cut", [1, 7, 64])
+def test_requests_raise_the_revision_wherever_batches_are_cut(champion: Champion, cut: int) -> None:
+    events = [with_requests(records) for records in log()]
+    whole, cut_up, each = Table(champion), Table(champion), Table(champion, per_event=True)
+    whole.stream(events, EVENTS)
+    cut_up.stream(events, cut)
+    each.stream(events, cut)
+    same_states(whole, cut_up, champion.model.hidden)
+    same_states(whole, each, champion.model.hidden)
+    asked = asked_by([record for records in events for record in records])
+    assert {user: revision for user, (_, revision) in revisions(whole).items() if revision} == asked
+    assert any(version == 0 for version, _ in revisions(whole).values()), "nobody asked without an event"
+    for place, outputs in whole.outputs.items():
+        ((version, output),) = outputs.items()
+        assert (version, output.revision) == revisions(whole)[place[1]]
+        assert output.source.offset == max(
+            record.offset for records in events for record in records if record.key == place[1]
+        )
+        if version:  # what is popular is that of the moment of each one's last request
+            same_outputs(output, cut_up.outputs[place][version])
+            same_outputs(output, each.outputs[place][version])
+
+
+@pytest.mark.parametrize("per_event", [False, True])
+def test_a_request_gets_a_list_of_now_and_changes_nothing_else(champion: Champion, per_event: bool) -> None:
+    plain, table = Table(champion, per_event=per_event), Table(champion, per_event=per_event)
+    events = log()
+    for each in (plain, table):
+        each.stream(events, EVENTS)
+    before = dict(table.outputs)
+    users = [b"u0-0", b"stranger"]
+    asking = [
+        SimpleNamespace(
+            topic="events",
+            partition=0,
+            offset=EVENTS + at,
+            timestamp=START_MS,
+            key=user,
+            value=msgspec.json.encode(Event(f"r{at}", user.decode(), "refresh", START_MS)),
+            headers=(),
+        )
+        for at, user in enumerate(users)
+    ]
+    for _ in range(2):  # the second time it is replayed
+        table.outputs.clear()
+        table.stream([asking, []], EVENTS)
+        assert set(table.outputs) == {
+            (topic, user) for topic in ("profiles", "recommendations") for user in users
+        }
+        for at, (user, version) in enumerate(zip(users, (max(before["profiles", b"u0-0"]), 0), strict=True)):
+            for topic in ("profiles", "recommendations"):
+                output = table.outputs[topic, user][version]
+                assert (output.revision, output.source.offset) == (1, EVENTS + at)
+    known, new = (next(iter(table.outputs["recommendations", user].values())) for user in users)
+    same_outputs(known, before["recommendations", b"u0-0"][known.version])
+    assert (new.strategy, new.as_of_ms, len(new.items)) == ("popularity", -1, 5)
+    assert new.items[0].score > 1, "popular is what the stream counted"
+    assert table.records[0].keys() - plain.records[0].keys() == {b"hstranger"}
+    del table.records[0][b"hstranger"]
+    same_states(plain, table, champion.model.hidden, but=("rebuilt", "applied", "revision"))
+
+
+def test_a_request_that_is_put_off_is_made_up_for(champion: Champion) -> None:
+    table = Table(champion, put_off=PutOff(3600.0, 10_000))
+    events = [with_requests(records) for records in log()]
+    table.stream(events, 20, lagging=True)
+    assert not table.outputs
+    table.take(table.ingest.compute({}))
+    assert {key for _, key in table.outputs} == {record.key for records in events for record in records}
+    for (_, user), outputs in table.outputs.items():
+        assert [(output.version, output.revision) for output in outputs.values()] == [revisions(table)[user]]
+
+
 def test_a_bad_record_in_a_run_is_buried_and_the_others_count(champion: Champion) -> None:
     table = Table(champion)
     (good, bad, other), _ = (records[:3] for records in log())

@@ -41,9 +41,9 @@ class ChangelogView:
         return view
 
     def events_seen(self, hidden: int) -> int:
-        """Applied, late and duplicate events of all heads."""
+        """Applied, late and duplicate events of all heads, and requests for fresh lists."""
         heads, _ = decode_heads([v for (_, key), v in self.newest.items() if key[:1] == b"h"], hidden, 1)
-        return int(heads["version"].sum() + heads["late"].sum() + heads["duplicates"].sum())
+        return sum(int(heads[name].sum()) for name in ("version", "revision", "late", "duplicates"))
 
 
 def recompute(ingest: Ingest, log: list[LogRecord], topic: str, batch: int = 500) -> Table:

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 
 from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend
+from streamer.core.event_types import REFRESH
 from streamer.core.events import EventDecoder
 from streamer.core.interests import Decay
 from streamer.core.partitioner import Partitioner
@@ -137,7 +138,7 @@ class Deployment:
         return ChangelogView.read(self.brokers, changelog_topic(self.settings))
 
     def absorbed(self) -> int:
-        """Events that the changelog's heads have seen, whatever became of them."""
+        """Events and requests that the changelog's heads have seen, whatever became of them."""
         model = Model.load(self.artefact)
         return self.changelog().events_seen(model.hidden)
 
@@ -195,13 +196,23 @@ class Deployment:
 
 
 def events(
-    n: int, users: int, seed: int = 0, items: int = 60, start_ms: int = 1_700_000_000_000
+    n: int,
+    users: int,
+    seed: int = 0,
+    items: int = 60,
+    start_ms: int = 1_700_000_000_000,
+    requests: float = 0.0,
 ) -> list[dict[str, object]]:
-    """Events of several types in time order, with some duplicates, late ones, unknown items and texts."""
+    """Events of several types in time order, with some duplicates, late ones, unknown items and texts.
+
+    requests: share of requests for a fresh list among them.
+    """
     rng = np.random.default_rng(seed)
     made: list[dict[str, object]] = []
     for i in range(n):
         kind = ["view", "click", "rating", "purchase", "search"][int(rng.integers(5))]
+        if requests and rng.random() < requests:
+            kind = REFRESH
         event: dict[str, object] = {
             "event_id": f"e{seed}-{i}",
             "user_id": f"u{int(rng.integers(users))}",

@@ -1,7 +1,7 @@
 """Nothing lost, nothing applied twice: real workers come, go, die and freeze under load; then every record is checked.
 
-Each round ends with the offline recomputation over the same log: windows, counters and interests byte for byte, GRU
-states within 4e-3. What is counted is events, not luck: each fault must have happened, or the test fails.
+Each round ends with the offline recomputation over the same log: windows, counters, revisions and interests byte for byte,
+GRU states within 4e-3. What is counted is events, not luck: each fault must have happened, or the test fails.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tests.integration.workers import wait_until
 
 RATE = 1000.0
 USERS = 400
+REQUESTS = 0.05
+"""Of the records, those that ask for a fresh list."""
 
 
 class Load(threading.Thread):
@@ -30,7 +32,7 @@ class Load(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.deployment.send_events(events(self.n, USERS), RATE)
+            self.deployment.send_events(events(self.n, USERS, requests=REQUESTS), RATE)
         except BaseException as exc:
             self.failure = exc
 

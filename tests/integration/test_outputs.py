@@ -188,6 +188,25 @@ class Probe:
         wait_until(answered, 30, f"the list of {user}", 0.1)
         return found[-1]
 
+    def refresh(self, user: str) -> dict[str, dict[str, Any]]:
+        """Asks for a fresh list; the next output of the user on each topic."""
+        topics = {name: self.deployment.settings.topic(name) for name in ("profiles", "recommendations")}
+
+        def outputs(topic: str) -> list[dict[str, Any]]:
+            records = read_log(self.deployment.brokers, topic)
+            return [json.loads(r.value or b"") for r in records if r.key == user.encode()]
+
+        before = {name: len(outputs(topic)) for name, topic in topics.items()}
+        asking = {"event_id": "any", "user_id": user, "type": "refresh", "timestamp_ms": START_MS}
+        self.deployment.send_events([asking])
+        wait_until(
+            lambda: all(len(outputs(topic)) > before[name] for name, topic in topics.items()),
+            30,
+            f"what {user} asked for",
+            0.1,
+        )
+        return {name: outputs(topic)[before[name]] for name, topic in topics.items()}
+
     def items(self, user: str) -> dict[str, float]:
         return {item["item_id"]: item["score"] for item in self(user)["items"]}
 
@@ -229,7 +248,29 @@ def test_what_may_be_recommended_follows_the_catalogue(
     assert {item["item_id"] for item in stranger["items"]} == now | {"i6"}
     assert not any("because" in item for item in stranger["items"])
     assert probe("stranger")["strategy"] == "model"
-    validated(consume(deployment.brokers, deployment.settings.topic("recommendations")), "recommendations")
+    check_requests(deployment, probe, now | {"i6"})
+    for topic, schema in (("recommendations", "recommendations"), ("profiles", "profile")):
+        validated(consume(deployment.brokers, deployment.settings.topic(topic)), schema)
+
+
+def check_requests(deployment: Deployment, probe: Probe, now: set[str]) -> None:
+    """Whoever comes back gets a list with what came to the catalogue since, and so does who comes for the first time."""
+    last = probe("known")
+    put(deployment, ItemRecord("late", "The good film", categories=["drama"]))
+    wait_until(lambda: "late" in probe.items("another"), 40, "the late item is recommended")
+    for revision in (1, 2):
+        for user, version in (("known", last["version"]), ("newcomer", 0)):
+            for output in probe.refresh(user).values():
+                assert (output["version"], output["revision"]) == (version, revision)
+                assert output["as_of_ms"] == (last["as_of_ms"] if version else -1)
+                assert output["source"]["offset"] >= (last["source"]["offset"] if version else 0)
+                if "items" in output:
+                    assert {item["item_id"] for item in output["items"]} == now | {"late"}
+                    assert output["strategy"] == ("model" if version else "popularity")
+                else:
+                    assert output["activity"]["1h"] == ({"view": version} if version else {})
+    after = probe("newcomer")
+    assert (after["version"], after["revision"]) == (1, 2)
 
 
 def check_content(deployment: Deployment, artefact: Path, items: list[ItemRecord]) -> None:

@@ -41,7 +41,7 @@ def test_a_log_never_seen_before_is_judged(tmp_path: Path) -> None:
         "markov",
         "item_knn",
     ]
-    recommenders += ["knn_pop", "gru_static", "gru_nightly", "stream"]
+    recommenders += ["knn_pop", "gru_static", "gru_nightly", "stream", "stream_unasked", "stream_asked"]
     for name in recommenders:
         for metric in ("ndcg_at_10", "hit_rate_at_10", "mrr_at_10"):
             assert 0 <= figures[f"{metric}_{name}"] <= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from streamer.core.event_types import EventTypes
+from streamer.core.event_types import REFRESH, EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import event_hash, item_hash
 
@@ -18,7 +18,7 @@ WINDOWS_MS = {"1h": (300_000, 12), "24h": (3_600_000, 24), "7d": (21_600_000, 28
 
 @dataclass(frozen=True)
 class Source:
-    """An event as it came: where, and when Kafka says that it did."""
+    """An event or a request as it came: where, and when Kafka says that it did."""
 
     offset: int
     record_time_ms: int
@@ -42,6 +42,7 @@ class ReferenceUser:
     """Everything about one user that the definition speaks of."""
 
     applied_offset: int = -1
+    requests: int = 0
     watermark_ms: int = -1
     late: int = 0
     duplicates: int = 0
@@ -95,6 +96,9 @@ class Reference:
         if source.offset <= user.applied_offset:
             return "REPLAYED"
         user.applied_offset = source.offset
+        if event.type == REFRESH:
+            user.requests += 1
+            return "REFRESH"
         time_ms = min(event.timestamp_ms, source.record_time_ms)
         if time_ms < user.watermark_ms - self.grace_ms:
             user.late += 1

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from streamer.core.event_types import EventType, EventTypes
+from streamer.core.event_types import REFRESH, EventType, EventTypes
 from streamer.core.events import (
     FEW_RECORDS,
     LATEST_MS,
@@ -64,10 +64,12 @@ def nearly_good(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def good(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
-    """A legal event and the time of its record."""
-    kind: EventType = draw(st.sampled_from(list(EventTypes.DEFAULT)))
+    """A legal event or request, and the time of its record."""
+    kind: EventType | None = draw(st.none() | st.sampled_from(list(EventTypes.DEFAULT)))
     recorded_ms = draw(st.integers(0, 2**63 - 1))
-    low, high = max(kind.value_min, -MAX_FLOAT32), min(kind.value_max, MAX_FLOAT32)
+    low = max(kind.value_min if kind else -MAX_FLOAT32, -MAX_FLOAT32)
+    high = min(kind.value_max if kind else MAX_FLOAT32, MAX_FLOAT32)
+    target = kind is not None and kind.needs_target
     optional: dict[str, st.SearchStrategy[Any]] = {
         "item_id": st.none() | ids,
         "target_user_id": ids,
@@ -76,16 +78,16 @@ def good(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
         "text": st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=100),
         "context": st.dictionaries(ids, st.integers() | ids | st.booleans(), max_size=3),
     }
-    required = {"target_user_id"} if kind.needs_target else set()
+    required = {"target_user_id"} if target else set()
     chosen = draw(st.sets(st.sampled_from(sorted(optional)))) | required
     fields = {
         "event_id": draw(ids),
         "user_id": draw(ids),
-        "type": kind.name,
+        "type": kind.name if kind else REFRESH,
         "timestamp_ms": draw(st.integers(0, min(recorded_ms + MAX_AHEAD_MS, LATEST_MS))),
     }
     fields |= {name: draw(optional[name]) for name in sorted(chosen)}
-    if kind.needs_target:
+    if target:
         assume(fields["target_user_id"] != fields["user_id"])
     return fields, recorded_ms
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamer.core.columns import CATEGORIES, EventColumns, rounds
-from streamer.core.event_types import EventTypes
+from streamer.core.event_types import REFRESH, EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
@@ -47,11 +47,14 @@ class History:
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    """A few users with ties in time, late, repeated and far-ahead events, holes in the offsets, and events without item."""
+    """A few users with ties in time, late, repeated and far-ahead events, holes in the offsets, events without item, and
+    requests for a fresh list, whatever these say of items and times.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, users = draw(st.integers(1, 260)), draw(st.integers(1, 4))
     step_ms = draw(st.sampled_from([0, 1_000, 240_000, 7_200_000]))
     names = list(TYPES.by_name)[:: draw(st.integers(1, 4))]
+    requests = draw(st.sampled_from([0.0, 0.2, 0.9]))
     clock, offset, sources = START_MS, 0, []
     for number in range(n):
         clock += int(rng.integers(0, step_ms + 1))
@@ -68,7 +71,7 @@ def histories(draw: st.DrawFn) -> History:
         event = Event(
             event_id=event_id,
             user_id=f"user-{int(rng.integers(0, users))}",
-            type=names[int(rng.integers(0, len(names)))],
+            type=REFRESH if rng.random() < requests else names[int(rng.integers(0, len(names)))],
             timestamp_ms=time_ms,
             item_id=item,
             value=value,
@@ -143,6 +146,27 @@ def test_batching_leaves_no_trace_in_the_records(history: History, cuts: list[in
 
 
 @settings(max_examples=60, deadline=None)
+@given(histories(), st.lists(st.integers(0, 10_000), max_size=12))
+def test_requests_leave_no_trace_but_their_number_and_place(history: History, cuts: list[int]) -> None:
+    """States without the requests are the same, but for revisions and the highest applied offset."""
+    events = [source for source in history.sources if source.event.type != REFRESH]
+    asked = absorb_all(history, cuts)
+    plain = absorb_all(History(history.window, events), cuts) if events else {}
+    behind = [{key: value for key, value in store.items() if key[:1] != b"h"} for store in (asked, plain)]
+    assert behind[0] == behind[1]
+    with_, without = (load(store, history.users, history.window) for store in (asked, plain))
+    for name in set(with_.heads.dtype.names or ()) - {"applied", "revision"}:
+        np.testing.assert_array_equal(with_.heads[name], without.heads[name], name)
+    for row, user in enumerate(history.users):
+        theirs = [source for source in history.sources if source.event.user_id == user]
+        requests = sum(source.event.type == REFRESH for source in theirs)
+        assert int(with_.heads["applied"][row]) == theirs[-1].offset
+        assert (int(with_.heads["revision"][row]), int(without.heads["revision"][row])) == (requests, 0)
+    everyone = np.arange(len(with_))
+    np.testing.assert_array_equal(with_.activity(everyone), without.activity(everyone))
+
+
+@settings(max_examples=60, deadline=None)
 @given(histories(), st.integers(1, 10_000), st.lists(st.integers(0, 10_000), max_size=3))
 def test_replaying_a_prefix_changes_nothing(history: History, length: int, cuts: list[int]) -> None:
     store = absorb_all(history, cuts)
@@ -177,10 +201,12 @@ def test_states_equal_the_plain_model(history: History) -> None:
     for row, name in enumerate(history.users):
         user, head = reference.users[name], states.heads[row]
         counted = [
-            int(head[field]) for field in ("applied", "version", "late", "duplicates", "usable", "watermark")
+            int(head[field])
+            for field in ("applied", "version", "revision", "late", "duplicates", "usable", "watermark")
         ]
         assert counted == [
-            user.applied_offset, len(user.history), user.late, user.duplicates, user.usable, user.watermark_ms
+            user.applied_offset, len(user.history), user.requests, user.late, user.duplicates, user.usable,
+            user.watermark_ms,
         ]  # fmt: skip
         assert int(head["last_time"]) == (user.history[-1].time_ms if user.history else -1)
 

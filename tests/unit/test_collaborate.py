@@ -312,6 +312,47 @@ def test_the_learner_looks_at_each_users_first_event_of_a_batch(artefact: Path) 
     assert worker.shared.signals.safeguard.judged == before + 5
 
 
+def with_requests(sent: list[_Record]) -> list[_Record]:
+    """A request of its user, which names an item, before each event."""
+    mixed = []
+    for record in sent:
+        asking = json.loads(record.value) | {"event_id": f"r{record.offset}", "type": "refresh"}
+        mixed += [replace(record, value=json.dumps(asking).encode()), record]
+    return [replace(record, offset=at) for at, record in enumerate(mixed, 2 * sent[0].offset)]
+
+
+def test_requests_tell_nothing_and_teach_nothing(artefact: Path) -> None:
+    plain, asked = (
+        OneWorker(artefact, shipped=Shipped.of(Blend(HIDDEN, 0.003, 0), 20_000.0)) for _ in range(2)
+    )
+    for first in (0, 100):
+        events = records(100, first, users=5)
+        found = lists(plain.take(events)), lists(asked.take(with_requests(events)))
+    for one, other in zip(*found, strict=True):
+        assert (one["strategy"], one["weights"], one["items"]) == ("blend", other["weights"], other["items"])
+        assert (one["version"], one["revision"], other["revision"]) == (other["version"], 0, other["version"])
+    rows = [SignalRows.join([SignalRows.decode(value) for value in each.told]) for each in (plain, asked)]
+    assert rows[1].offset.tolist() == (2 * rows[0].offset + 1).tolist()
+    for name in ("item", "past", "session", "weight", "time_ms"):
+        np.testing.assert_array_equal(getattr(rows[0], name), getattr(rows[1], name))
+    judged = [each.shared.signals.safeguard.judged for each in (plain, asked) if each.shared.signals]
+    assert judged == [judged[0]] * 2
+    assert judged[0] >= 5
+
+
+def test_a_stranger_who_asks_gets_a_blended_list(worker: OneWorker) -> None:
+    """Also one that comes between the events of others: with the counts of then."""
+    event = {"event_id": "r", "user_id": "stranger", "type": "refresh", "timestamp_ms": START_MS}
+    asking = _Record(b"stranger", json.dumps(event).encode(), 10_000_000, START_MS)
+    told = len(worker.told)
+    (found,) = lists(worker.take([asking]))
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(found)
+    assert (found["version"], found["revision"], found["as_of_ms"]) == (0, 1, -1)
+    assert (found["strategy"], len(found["items"])) == ("blend", 10)
+    assert len(worker.told) == told
+    assert not any("because" in item for item in found["items"])
+
+
 def test_a_sample_is_spread_and_bounded_by_event_time(artefact: Path) -> None:
     sample = OneWorker(artefact).collaborate.sample
     at = np.arange(300)

@@ -63,6 +63,7 @@ GOOD = {"name": "watch", "code": 1, "weight": 1.0}
         ([GOOD | {"code": True}], "code is True"),
         ([GOOD | {"name": ""}], "a name is"),
         ([GOOD | {"name": "a b"}], "a name is"),
+        ([GOOD | {"name": "refresh"}], "'refresh': the name is reserved"),
         ([GOOD | {"weight": -1}], "weight is -1"),
         ([GOOD | {"weight": math.nan}], "weight is nan"),
         ([GOOD | {"consumes": 1}], "consumes is 1"),

@@ -124,6 +124,28 @@ def test_unknown_event_type() -> None:
     assert result.detail.startswith("type 'viewed' is not configured; known are view, click, ")
 
 
+def test_a_request_for_a_fresh_list_is_checked_as_an_event_is() -> None:
+    assert decode_with(type="refresh") == Event("e", "u", "refresh", NOW_MS)
+    assert reason(decode_with(type="refresh", item_id="i", value=1e9, text="anything")) is None
+    assert reason(decode_with(type="Refresh")) == Reason.UNKNOWN_EVENT_TYPE
+    assert reason(decode_with(type="refresh", timestamp_ms=NOW_MS + DAY_MS + 1)) == (
+        Reason.TIMESTAMP_OUT_OF_RANGE
+    )
+    assert reason(decode_with(type="refresh", event_id="")) == Reason.BAD_ID
+    assert reason(decode_with(type="refresh", item_id="")) == Reason.BAD_ID
+    assert reason(decode(json.dumps(GOOD | {"type": "refresh"}).encode(), b"v")) == Reason.KEY_MISMATCH
+
+
+def test_requests_between_events_are_decoded_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the cost of a whole run, that is: none of its records is looked at alone."""
+    decoder = EventDecoder(EventTypes.DEFAULT, None, 8)
+    monkeypatch.setattr(decoder, "decode", lambda *record: pytest.fail(f"{record} was looked at alone"))
+    kinds = ["view", "refresh", "search"] * 8
+    values = [json.dumps(GOOD | {"type": kind, "text": "t"}).encode() for kind in kinds]
+    found = decoder.decode_run(values, [b"u"] * 24, 0, [NOW_MS] * 24)
+    assert [event.type for event in found if isinstance(event, Event)] == kinds
+
+
 def test_timestamps_end_a_day_after_the_record() -> None:
     assert reason(decode_with(timestamp_ms=0)) is None
     assert reason(decode_with(timestamp_ms=NOW_MS + DAY_MS)) is None

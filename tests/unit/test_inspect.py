@@ -83,7 +83,7 @@ def test_the_changelogs_newest_record_is_the_one_applied_last(records: dict[byte
     kept: dict[bytes, bytes] = {}
     empty: dict[bytes, bytes] = {}
     old = UserStates.load([b"u"], empty.get, 4, 100, TYPES)
-    old.revise(np.zeros(1, np.int64))
+    old.touch(np.zeros(1, np.int64))
     stale = old.changes().groups()[0][-1][1]  # a zombie's: applied -1
     for key, value in ((b"hu", records[b"hu"]), (b"hu", stale), (b"hv", stale), (b"s\x00v", stale)):
         inspect.take_newest(kept, LogRecord(0, 0, 0, key, value), b"u")

@@ -136,6 +136,7 @@ def test_a_topic_is_read_as_the_worker_takes_it(monkeypatch: pytest.MonkeyPatch)
             LogRecord(0, 2, 9_000, b"u", event("2", 99_000)),  # ahead of the record's own time
             LogRecord(0, 3, 9_000, b"u", event("3", 7_000, type="teleport")),  # a dead letter
             LogRecord(1, 0, 9_000, b"u", event("4", 8_000, item_id="new")),
+            LogRecord(1, 1, 9_000, b"u", event("5", 8_500, type="refresh", item_id="other")),
         ],
     }
     asked: list[object] = []
@@ -146,11 +147,14 @@ def test_a_topic_is_read_as_the_worker_takes_it(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(log_reader, "read_log", read_log)
     said: list[str] = []
-    data = load_log("kafka://h:1,i:2/x.events", TYPES, LogOptions(until={0: 4, 1: 1}), said.append)
-    assert asked == [("h:1,i:2", "x.items", None), ("h:1,i:2", "x.events", {0: 4, 1: 1})]
+    data = load_log("kafka://h:1,i:2/x.events", TYPES, LogOptions(until={0: 4, 1: 2}), said.append)
+    assert asked == [("h:1,i:2", "x.items", None), ("h:1,i:2", "x.events", {0: 4, 1: 2})]
     assert data.items == [ItemRecord("a", "A"), ItemRecord("new", "")]
     assert data.timestamp_ms.tolist() == [5_000, 9_000, 8_000]
-    assert said == ["x.events: 3 events read, 1 left out that a worker rejects"]
+    assert said == [
+        "x.events: 3 events read, 1 left out that a worker rejects",
+        "left out: 1 requests for a fresh list",
+    ]
 
 
 def test_split_by_time_keeps_ties_together_and_orders_them_by_seed() -> None:

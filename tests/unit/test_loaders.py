@@ -191,6 +191,14 @@ def test_usual_names_and_words_need_no_map(tmp_path: Path) -> None:
     assert data.timestamp_ms.tolist() == [1433221332117]
 
 
+def test_requests_in_a_table_of_the_products_own_log_are_no_events(tmp_path: Path) -> None:
+    rows = "u,a,view,1\nu,,refresh,2\nu,b,view,3\n"
+    (tmp_path / "log.csv").write_text("user_id,item_id,type,timestamp_s\n" + rows)
+    data, said = load(tmp_path / "log.csv")
+    assert (names(data), data.item_ids) == (["view", "view"], ["a", "b"])
+    assert any("1 requests for a fresh list" in each for each in said)
+
+
 @pytest.mark.parametrize("separator", ["\t", ";", "|"])
 def test_other_separators(tmp_path: Path, separator: str) -> None:
     lines = (("user_id", "item_id", "time"), ("u", "i", "2014-04-02"))

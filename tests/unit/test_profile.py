@@ -48,7 +48,7 @@ def decoded(values: list[bytes]) -> list[Profile]:
 def test_profile_of_a_user_and_of_one_without_history() -> None:
     # Half-lives: one day (short), thirty (long). A purchase weighs 1.0, a view 0.3.
     states = states_of([(NOW_MS - DAY_MS, "purchase", [1]), (NOW_MS, "view", [2]), (NOW_MS, "view", [])])
-    states.revise(np.array([0]))
+    states.heads["revision"][0] = 1
     softmax = np.array([[0.1, 0.6, 0.3], [1 / 3, 1 / 3, 1 / 3]], np.float32)
     first, second = decoded(
         profiles(

@@ -159,7 +159,7 @@ def test_what_is_written_fits_its_schema(name: str, record: Any) -> None:
     ("name", "record", "path", "value"),
     [
         ("recommendations", LIST, ["strategy"], "luck"),
-        ("recommendations", LIST, ["version"], 0),
+        ("recommendations", LIST, ["version"], -1),
         ("recommendations", LIST, ["as_of_ms"], None),
         ("recommendations", LIST, ["items", 0, "score"], None),  # NaN is encoded so
         ("recommendations", LIST, ["items", 0, "because"], None),

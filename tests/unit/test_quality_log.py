@@ -232,6 +232,13 @@ def test_types_by_name_by_synonym_and_of_their_own(tmp_path: Path) -> None:
     assert np.bincount(log.type, minlength=18)[[1, 5, 6, 17]].tolist() == [20, 10, 10, 10]
 
 
+def test_a_foreign_refresh_is_an_event_under_another_name(tmp_path: Path) -> None:
+    rows = "".join(f"{u},{i},{t},{'refresh' if n % 4 == 0 else 'view'}\n" for n, (u, i, t) in enumerate(ROWS))
+    log = load_table(write(tmp_path, "log.csv", "who,what,when,how\n" + rows), type="how")
+    assert {each.name: each.code for each in log.types} == {"view": 1, "t17-refresh": 17}
+    assert np.bincount(log.type, minlength=18)[[1, 17]].tolist() == [30, 10]
+
+
 def test_more_types_than_there_are_codes_share_the_last(tmp_path: Path) -> None:
     rows = "".join(f"u{n % 7},i{n % 11},{n},kind{n % 40}\n" for n in range(400))
     log = load_table(write(tmp_path, "log.csv", "who,what,when,how\n" + rows), type="how")

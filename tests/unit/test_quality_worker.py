@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ EVENTS, USERS, ITEMS, CUT = 240, 9, 40, 160
 HOUR_MS = 3_600_000
 
 
-def a_log(mask: bool = False) -> Log:
+def a_log(mask: bool = False, step_ms: int = HOUR_MS) -> Log:
     """Nine users, one of them new after the cut; five events share each moment."""
     rng = np.random.default_rng(3)
     user = rng.integers(0, USERS - 1, EVENTS)
@@ -34,7 +35,7 @@ def a_log(mask: bool = False) -> Log:
         item=rng.integers(0, ITEMS, EVENTS),
         type=np.full(EVENTS, 1, np.uint8),
         value=np.full(EVENTS, np.nan, np.float32),
-        time_ms=1_700_000_000_000 + np.arange(EVENTS) // 5 * HOUR_MS,
+        time_ms=1_700_000_000_000 + np.arange(EVENTS) // 5 * step_ms,
         users=USERS,
         items=[ItemRecord(str(row), f"item {row}") for row in range(ITEMS)],
         has_text=False,
@@ -117,22 +118,51 @@ def test_lists_do_not_depend_on_what_comes_later(artefact: Path, changed: int, b
     before = streamed(artefact, log, blended=blended)
     after = streamed(artefact, replace(log, item=item), blended=blended)
     rows = np.arange(CUT, changed + 1)
-    for name in ("stream", "stream_asked"):
+    for name in ("stream", "stream_unasked", "stream_asked"):
         same = before.ranks[name][: len(rows) - 1] == after.ranks[name][: len(rows) - 1]
         assert same.all()
     # The lists of the batch before the change, too: it is what the change is judged by.
     np.testing.assert_array_equal(before.lists[: changed - CUT - USERS], after.lists[: changed - CUT - USERS])
 
 
-def test_an_event_is_judged_by_the_last_list_of_its_user(artefact: Path) -> None:
-    log = a_log()
-    judged = streamed(artefact, log)
+def rank_in(found: np.ndarray, item: int) -> int:
+    return found.tolist().index(item) + 1 if item in found.tolist() else 0
+
+
+def test_an_event_is_judged_by_the_newest_list_of_its_user(artefact: Path) -> None:
+    log = a_log(step_ms=12 * 60_000)
+    judged = streamed(artefact, log, blended=True)
+    starts = 0
     for row in range(CUT, EVENTS):
-        earlier = [each for each in range(CUT, row) if log.user[each] == log.user[row]]
-        if earlier:
-            found = judged.lists[earlier[-1] - CUT].tolist()
-            expected = found.index(log.item[row]) + 1 if log.item[row] in found else 0
-            assert judged.ranks["stream"][row - CUT] == expected
+        at, item = row - CUT, int(log.item[row])
+        earlier = [each for each in range(row) if log.user[each] == log.user[row]]
+        start = not earlier or log.time_ms[row] - log.time_ms[earlier[-1]] > 30 * 60_000
+        starts += start
+        assert judged.requested[at] == start
+        if earlier and earlier[-1] >= CUT:
+            unasked = rank_in(judged.lists[earlier[-1] - CUT], item)
+            assert judged.ranks["stream_unasked"][at] == unasked
+        expected = rank_in(judged.requested_lists[at], item) if start else judged.ranks["stream_unasked"][at]
+        assert judged.ranks["stream"][at] == expected
+        if start:
+            assert judged.ranks["stream_asked"][at] == expected
+    assert 10 < starts < EVENTS - CUT - 10
+    assert (judged.requested_lists[judged.requested] != NONE).all()
+    assert (judged.ranks["stream"] != judged.ranks["stream_unasked"]).any()
+
+
+def test_a_request_is_answered_as_of_now_and_leaves_no_trace_in_later_lists(artefact: Path) -> None:
+    log = a_log()
+    requested, other = (blending(a_worker(artefact, log)) for _ in range(2))
+    for worker in (requested, other):
+        worker.warm(CUT)
+    for first, last in other.batches(CUT, EVENTS):
+        users = log.user[first:last].tolist()
+        expected = requested.ask(users)
+        assert requested.request(first, np.arange(first, last)) == expected
+        assert requested.absorb(first, last) == other.absorb(first, last)
+    assert requested.rejected == 0
+    assert requested.request(EVENTS, np.arange(0)) == requested.ask([]) == {}
 
 
 def test_what_was_taken_is_left_out_where_it_is_masked(artefact: Path) -> None:
@@ -161,6 +191,7 @@ def test_delays_look_back_as_far_as_they_say(artefact: Path) -> None:
     judged = streamed(artefact, log)
     ranks, usable = freshness.curve(judged)
     assert len(usable) > 10
+    from_requests = 0
     np.testing.assert_array_equal(ranks["0s"], judged.ranks["stream"][usable])
     for name, delay_ms in freshness.DELAYS_MS.items():
         for place, row in enumerate(judged.rows[usable].tolist()):
@@ -171,6 +202,17 @@ def test_delays_look_back_as_far_as_they_say(artefact: Path) -> None:
                 and (delay_ms == 0 or log.time_ms[each] <= log.time_ms[row] - delay_ms)
             ]
             if known:
-                found = judged.lists[known[-1] - CUT].tolist()
-                expected = found.index(log.item[row]) + 1 if log.item[row] in found else 0
+                own = np.flatnonzero(log.user == log.user[row])
+                asked = [
+                    each
+                    for before, each in pairwise(own)
+                    if known[-1] < each <= row and log.time_ms[each] - log.time_ms[before] >= delay_ms
+                    if judged.requested[each - CUT]
+                ]
+                expected = rank_in(
+                    judged.requested_lists[asked[-1] - CUT] if asked else judged.lists[known[-1] - CUT],
+                    int(log.item[row]),
+                )
                 assert ranks[name][place] == expected
+                from_requests += bool(asked) and delay_ms > 0
+    assert from_requests > 5

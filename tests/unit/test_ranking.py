@@ -87,6 +87,16 @@ def test_popularity_survives_any_span_of_time() -> None:
     assert counts.scores(np.array([5, 6], np.uint64), 10**12).tolist() == [0.0, 1.0]
 
 
+def test_asking_for_popularity_with_an_old_clock_changes_nothing() -> None:
+    counts = Popularity(half_life_ms=1_000)
+    item = np.array([5], np.uint64)
+    counts.add(item, np.ones(1, np.float32), 10**12)
+    for clock in (-1, 0, 10**12 - 10**9, 10**12):
+        assert counts.scores(item, clock).tolist() == [1.0]
+    assert counts.scores(item, 10**12 + 10**9).tolist() == [0.0]
+    assert counts.scores(item, 10**12).tolist() == [1.0]
+
+
 def test_recommendations_name_items() -> None:
     heads = np.concatenate([fresh_head(2, 7), fresh_head(2, 7)])
     heads["version"], heads["revision"], heads["watermark"], heads["applied"] = (

@@ -74,6 +74,7 @@ def test_interests_are_added_one_event_after_the_other(labels: int) -> None:
 def test_the_outcomes_have_the_same_codes() -> None:
     kernel = (
         absorb_kernels.APPLIED, absorb_kernels.REPLAYED, absorb_kernels.LATE, absorb_kernels.DUPLICATE,
+            absorb_kernels.REFRESH,
     )  # fmt: skip
     assert kernel == tuple(Outcome)
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from streamer.core.columns import EventColumns, ItemFacts, rounds
-from streamer.core.event_types import EventTypes
+from streamer.core.event_types import REFRESH_CODE, EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import event_hash, item_hash
 from streamer.core.runs import Runs
@@ -93,13 +95,21 @@ def test_head_is_the_last_of_a_users_records() -> None:
     assert sorted(states.seen(np.array([0]))[1].tolist()) == list(range(1, 33))
 
 
-def test_a_refresh_raises_the_revision_only() -> None:
-    states = load(stored(3), [b"u", b"v"])
-    states.revise(np.array([0]))
-    assert states.touched().tolist() == [0]
-    states.changes()
-    assert states.touched().size == 0
-    assert (int(states.heads["version"][0]), int(states.heads["revision"][0])) == (3, 1)
+def test_a_request_raises_the_revision_once_whatever_is_replayed() -> None:
+    states = load(stored(3), [b"u", b"v", b"w"])
+    before = states.heads.copy()
+    asked = replace(columns([START_MS] * 2, [3, 9], [1, 2]), type=np.full(2, REFRESH_CODE, np.uint8))
+    for outcome in (Outcome.REFRESH, Outcome.REPLAYED):
+        assert states.absorb_all(asked).tolist() == [outcome, outcome]
+        assert states.touched().tolist() == ([0, 1] if outcome == Outcome.REFRESH else [])
+        assert [key for records in states.changes().groups() for key, _ in records] == (
+            [b"hu", b"hv"] if outcome == Outcome.REFRESH else []
+        )
+    assert states.heads["version"].tolist() == [3, 0, 0]
+    assert states.heads["revision"].tolist() == [1, 1, 0]
+    assert states.heads["applied"].tolist() == [3, 9, -1]
+    for name in set(before.dtype.names or ()) - {"applied", "revision"}:
+        np.testing.assert_array_equal(states.heads[name], before[name], name)
 
 
 def test_another_hidden_size_loses_the_gru_state_and_nothing_else() -> None:
