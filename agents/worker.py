@@ -59,6 +59,8 @@ P = TypeVar("P")
 log = logging.getLogger("headwater.worker")
 
 GAUGES_EVERY_S = 10.0
+COUNTED_EVERY_MS = 100
+"""At low load `signal-events` come so often, not with every batch of every worker: a fetch costs as much as counting dozens."""
 RUN_RECORDS = 2000
 """Records that are decoded, and marked as done, together."""
 
@@ -129,7 +131,9 @@ class Worker:
         s, kafka = self.settings, self.settings.kafka_options()
         signals = FollowSignals(shared, self.executor, self._learns)
         self.followers.append(LogFollower(s.brokers, s.topic("signal-weights"), signals.on_weights, kafka))
-        self.signal_events = LogFollower(s.brokers, s.topic("signal-events"), signals.on_events, kafka)
+        self.signal_events = LogFollower(
+            s.brokers, s.topic("signal-events"), signals.on_events, kafka, gather_ms=COUNTED_EVERY_MS
+        )
         self.counts = KeepCounts(
             shared,
             signals,

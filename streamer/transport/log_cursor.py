@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from streamer.transport.tolerant_records import tolerate
 
 POLL_MS = 200
+GATHERED_BYTES = 1 << 16
 HOLE_S = 2.0
 """So long must the broker answer nothing, below its own high watermark, until we believe that nothing is there."""
 
@@ -31,12 +32,19 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogCursor:
-    """Positions of one group-less consumer in a topic's partitions, and the offsets up to which it must read."""
+    """Positions of one group-less consumer in a topic's partitions, and the offsets up to which it must read.
 
-    def __init__(self, brokers: str, topic: str, security: Mapping[str, Any], retry_ms: int = 250) -> None:
+    gather_ms: how long the broker may hold a fetch of less than 64 KiB; 0 = it answers as soon as a record is there.
+    """
+
+    def __init__(
+        self, brokers: str, topic: str, security: Mapping[str, Any], retry_ms: int = 250, gather_ms: int = 0
+    ) -> None:
         self.brokers = brokers
         self.topic = topic
         self._options = {**security, "retry_backoff_ms": retry_ms}
+        if gather_ms:
+            self._options |= {"fetch_min_bytes": GATHERED_BYTES, "fetch_max_wait_ms": gather_ms}
         self._consumer: AIOKafkaConsumer | None = None
         self.positions: dict[int, int] = {}
         self.until: dict[int, int] = {}

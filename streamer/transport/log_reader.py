@@ -126,8 +126,11 @@ class LogFollower:
         topic: str,
         on_records: Callable[[list[LogRecord]], Awaitable[None]],
         security: Mapping[str, Any] | None = None,
+        *,
+        gather_ms: int = 0,
     ) -> None:
-        self._cursor = LogCursor(brokers, topic, security or {}, retry_ms=1000)
+        """gather_ms: see LogCursor."""
+        self._cursor = LogCursor(brokers, topic, security or {}, retry_ms=1000, gather_ms=gather_ms)
         self._on_records = on_records
         self._caught_up = asyncio.Event()
         self._start: dict[int, int] = {}
