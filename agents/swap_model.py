@@ -11,11 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
-import msgspec
-
 from streamer import telemetry
 from streamer.core.protocol import Release, decode_release
-from streamer.errors import ArtefactError
+from streamer.errors import HeadwaterError
 from streamer.serving.artefact import check_release, resolve
 from streamer.serving.device import Device
 from streamer.serving.model import Model
@@ -66,7 +64,7 @@ class SwapModel:
             return
         try:
             await self._swap(decode_release(newest.value))
-        except (msgspec.MsgspecError, ArtefactError, OSError) as exc:
+        except (HeadwaterError, ValueError, OSError) as exc:
             telemetry.SWAPS.labels("refused").inc()
             log.error(
                 "release refused, %s keeps serving: %s", self.model.version if self.model else "nothing", exc

@@ -190,7 +190,11 @@ class Worker:
         )
         changelog.republish = self._republish
         self.app.changelog = changelog
-        return self._pipeline(self.ingest, store=store, changelog=changelog, pace=self.app.pace)
+        # With a list after every event a batch costs what its events cost, whoever's they are.
+        most = min(RUN_RECORDS, s.max_batch_events) if s.refresh == "event" else s.max_batch_events
+        return self._pipeline(
+            self.ingest, BatchSize(most), store=store, changelog=changelog, pace=self.app.pace
+        )
 
     def _learns(self) -> bool:
         """Whether this worker owns the partition from whose events the blend learns."""
@@ -202,9 +206,9 @@ class Worker:
 
     def _items_pipeline(self) -> Pipeline[Delivery]:
         embed = EmbedItems(self.settings.topic("item-vectors"), self.texts, self.swap.serving_encoder)
-        return self._pipeline(embed)
+        return self._pipeline(embed, BatchSize(min(RUN_RECORDS, self.settings.max_batch_events)))
 
-    def _pipeline(self, processor: Processor[P], **more: Any) -> Pipeline[P]:
+    def _pipeline(self, processor: Processor[P], size: BatchSize, **more: Any) -> Pipeline[P]:
         return Pipeline(
             processor,
             producer=self.app.batch_producer,
@@ -212,7 +216,7 @@ class Worker:
             die=self.app.die,
             dead_letter_topic=self.settings.topic("dead-letters"),
             depth=self.settings.pipeline_depth,
-            size=BatchSize(self.settings.max_batch_events),
+            size=size,
             **more,
         )
 
@@ -226,7 +230,6 @@ class Worker:
             self.followers.append(self.signal_events)
         for follower in self.followers:
             await follower.caught_up()
-        self.watched = [asyncio.ensure_future(self._watch(follower)) for follower in self.followers]
         if self.counts is not None:
             self.counts.start(self.signal_events.positions)
         while not self.swap.has_champion.is_set() and not self.app.should_stop:
@@ -239,13 +242,6 @@ class Worker:
             await self.items.bind(self.swap.model)
             await self.items.start()
         collect_rarely()
-
-    async def _watch(self, follower: LogFollower) -> None:
-        """What ends a follower ends the worker, which would go on with what it knew then."""
-        try:
-            await follower.join()
-        except Exception as exc:
-            self.app.die(exc)
 
     async def _end(self) -> None:
         await self.items.stop()

@@ -187,9 +187,6 @@ class LogFollower:
         while True:
             try:
                 records = await self._cursor.poll(max_records=5000)
-                if time.monotonic() - checked_s > TOPIC_CHECK_S:
-                    checked_s = time.monotonic()
-                    await self._take_new_partitions()
             except KafkaError as error:
                 if not (error.retriable or isinstance(error, KafkaConnectionError)):
                     raise
@@ -198,6 +195,12 @@ class LogFollower:
                 continue
             if records:
                 await self._on_records(records)
+            if time.monotonic() - checked_s > TOPIC_CHECK_S:
+                checked_s = time.monotonic()
+                try:  # without a broker aiokafka raises a bare KafkaError here
+                    await self._take_new_partitions()
+                except KafkaError:
+                    self._say_silent()
             if not self._caught_up.is_set() and self._cursor.complete:
                 self._caught_up.set()
                 log.info("%s read to its end: %s", self._cursor.topic, self._cursor.positions)
