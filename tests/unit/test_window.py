@@ -20,7 +20,7 @@ def push(windows: BehaviourWindows, heads: NDArray[np.void], number: int, offset
     for name in CURSOR.names or ():
         cursors[name] = heads[name]
     events["event"] = entries["event"] = entries["item"] = number
-    events["offset"], entries["type"] = offset, 1
+    events["offset"], events["type"], entries["type"] = offset, 1, 1
     outcome = windows.absorb(Runs.of(ME), cursors, events, entries, 0)
     for name in CURSOR.names or ():
         heads[name] = cursors[name]
