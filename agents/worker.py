@@ -14,6 +14,7 @@ from faust.auth import Credentials
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
+from agents import kernels
 from agents.batch import DecodedRun, Reader
 from agents.collaborate import Collaborate
 from agents.embed_items import EmbedItems
@@ -25,6 +26,7 @@ from agents.recommend import Recommend
 from agents.swap_model import SwapModel
 from agents.tell import LEARNER_PARTITION
 from streamer import telemetry
+from streamer.allocator import give_back
 from streamer.core.batch_size import BatchSize
 from streamer.core.event_types import EventTypes
 from streamer.core.events import EventDecoder
@@ -35,8 +37,6 @@ from streamer.core.popularity import Popularity
 from streamer.core.put_off import PutOff
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.state_records import is_head_key, user_of_key
-from streamer.core.warm_up import warm_up
-from streamer.serving import selection
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
 from streamer.serving.device import choose_device
@@ -151,6 +151,7 @@ class Worker:
         telemetry.TABLE_BYTES.set(sum(size for size, _ in sizes))
         telemetry.ENCODER_QUEUE.set(sum(self.texts.queued(priority) for priority in Priority))
         telemetry.TABLE_RECORDS.set(sum(records for _, records in sizes))
+        await asyncio.to_thread(give_back)
 
     def _agent(self, name: str, pipeline: Pipeline[Any]) -> None:
         channel = self.app.topic(
@@ -354,8 +355,7 @@ def collect_rarely() -> None:
 def run(settings: Settings) -> int:
     """Run a worker until it is stopped by a signal. Returns the exit code; 70 after a crash (nothing was acknowledged)."""
     telemetry.serve(settings)
-    warm_up()
-    selection.warm_up()
+    kernels.ready()
     worker = Worker(settings)
     app = worker.build()
     process = faust.Worker(

@@ -70,6 +70,16 @@ class Child:
             return float("nan")
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def resident_mb(self) -> tuple[float, float]:
+        """Resident memory of its own, and of files: libraries' code, which all processes share. NaN as above."""
+        try:
+            with open(f"/proc/{self.process.pid}/smaps_rollup", encoding="ascii") as rollup:
+                kb = {words[0]: int(words[1]) for line in rollup if len(words := line.split()) == 3}
+        except OSError:
+            return float("nan"), float("nan")
+        own = kb["Anonymous:"] * 1024 / 1e6
+        return own, kb["Rss:"] * 1024 / 1e6 - own
+
     def stop(self, within_s: float = 60.0) -> None:
         """In order. Raises subprocess.TimeoutExpired when it does not end."""
         self.process.terminate()

@@ -4,7 +4,8 @@
 
 Every event is another user's, in turn. Changelog bytes are those of the broker's log files, so record batches as they came
 over the wire, and an event's are counted over the second half of the run, when windows hold sealed segments. A user's
-changelog bytes are those that compaction would keep. RocksDB is measured after the worker has stopped in order.
+changelog bytes are those that compaction would keep. RocksDB is measured after the worker has stopped in order. Resident memory:
+of a worker that is ready and has no event yet, and in the end, there also its own pages and those of files (code) apart.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ EVENTS_PER_USER = 32
 GOAL_BYTES_PER_EVENT, GOAL_RSS_MB = 500.0, 600.0
 MANY_USERS = 1_000_000
 GROUP = "memory"
+READY = "ready: generation"
 
 
 class RssWatch:
@@ -57,14 +59,15 @@ def measure(users: int = USERS, events_per_user: int = EVENTS_PER_USER, *, quick
         before = stage.ends("recommendations")
         worker = stage.headwater(GROUP)
         try:
-            rss = RssWatch(worker)
+            stage.wait(lambda: worker.said(READY), worker, "a ready worker")
+            idle, rss = worker.rss_mb(), RssWatch(worker)
             stage.send("events", stage.workload.events(half, 0))
             outputs.wait_absorbed(stage, worker, before, half, PATIENCE_S)
             bytes_before = stage.bytes_on_disk(topic)
             stage.send("events", stage.workload.events(total - half, half))
             outputs.wait_absorbed(stage, worker, before, total, PATIENCE_S)
             per_event = (stage.bytes_on_disk(topic) - bytes_before) / (total - half)
-            settled = worker.rss_mb()
+            settled, (own, files) = worker.rss_mb(), worker.resident_mb()
             samples = rss.end()
             worker.stop()
         finally:
@@ -76,6 +79,9 @@ def measure(users: int = USERS, events_per_user: int = EVENTS_PER_USER, *, quick
         "bytes_per_user": Figure(rocksdb / users, "bytes/user"),
         "changelog_bytes_per_user": Figure(kept / users, "bytes/user"),
         "rss_mb": Figure(settled, "MB", GOAL_RSS_MB if users >= MANY_USERS else None),
+        "rss_own_mb": Figure(own, "MB"),
+        "rss_files_mb": Figure(files, "MB"),
+        "idle_rss_mb": Figure(idle, "MB"),
         "peak_rss_mb": Figure(max(samples), "MB"),
     }
     return Result.here(f"{NAME}-{users}", found)

@@ -6,9 +6,13 @@ import argparse
 import logging
 
 from streamer import telemetry
+from streamer.allocator import share_heaps
 from streamer.settings import Settings
 
 log = logging.getLogger("headwater.worker")
+
+HEAPS = 1
+"""Of the allocator: the interpreter's lock lets hardly two threads allocate at a time anyway."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
+    share_heaps(HEAPS)  # before the worker's imports start threads
     from agents import worker
 
     telemetry.log_to_stderr(settings)

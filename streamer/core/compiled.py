@@ -41,6 +41,11 @@ def compiled_sum(function: F) -> F:
         return _jit(function, cache=False, fastmath={"reassoc", "contract", "nsz"})
 
 
+def was_compiled(kernel: Any) -> bool:
+    """Whether a kernel that was called had to be compiled for that, and its machine code is now kept on disk."""
+    return kernel.stats.cache_path is not None and bool(kernel.stats.cache_misses)
+
+
 def fixed(array: NDArray[N]) -> NDArray[N]:
     """A view that cannot be written, in C's order: whether an array can be is part of a kernel's types."""
     view = np.ascontiguousarray(array).view()

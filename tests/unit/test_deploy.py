@@ -77,6 +77,13 @@ def test_prometheus_scrapes_every_worker_on_its_port() -> None:
     assert "HEADWATER_METRICS_HOST=0.0.0.0" in image, "loopback of a container cannot be scraped"
 
 
+def test_a_container_that_starts_again_compiles_nothing() -> None:
+    image = (DEPLOY / "Dockerfile.worker").read_text(encoding="utf-8")
+    (volume,) = re.findall(r"^VOLUME (\S+)", image, re.MULTILINE)
+    (kept,) = re.findall(r"NUMBA_CACHE_DIR=(\S+)", image)
+    assert kept.startswith(f"{volume}/")
+
+
 def test_two_workers_share_no_state() -> None:
     services = compose()["services"]
     kept = [services[name]["volumes"][0] for name in ("worker-1", "worker-2")]

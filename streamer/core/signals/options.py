@@ -27,7 +27,7 @@ class SignalOptions:
     repeats: bool
     """Whether a user may be recommended what it took before."""
     edge_budget: int = 2_000_000
-    """Directed edges kept at most, over all items; the weakest go first. About 24 bytes each."""
+    """Directed edges kept at most, over all items; the weakest go first. About 30 bytes each."""
     neighbours: int = 512
     """Of an item at most."""
     recent: int = 20

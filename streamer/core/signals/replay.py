@@ -20,33 +20,24 @@ class Replay:
     """The last `kept` judged events, as half-precision features of at most C candidates each."""
 
     def __init__(self, kept: int, candidates: int, seed: int) -> None:
-        self._kept, self._candidates = kept, candidates
-        self._x = np.zeros((0, FEATURES, candidates), np.float16)
-        self._context = np.zeros((0, CONTEXT), np.float32)
-        self._there = np.zeros((0, candidates), np.bool_)
-        self._target = np.zeros(0, np.int64)
+        self._kept = kept
+        # Zeros take no memory until something is written to them.
+        self._x = np.zeros((kept, FEATURES, candidates), np.float16)
+        self._context = np.zeros((kept, CONTEXT), np.float32)
+        self._there = np.zeros((kept, candidates), np.bool_)
+        self._target = np.zeros(kept, np.int64)
         self._rng = np.random.default_rng(seed)
         self.seen = 0
 
     def add(self, x: F32, context: F32, there: NDArray[np.bool_], target: NDArray[np.int64]) -> None:
         """Features (B, F, C), context (B, D), candidates that are there (B, C), place of the taken one (B,)."""
         at = (self.seen + np.arange(len(target))) % self._kept
-        self._grow(int(at.max(initial=-1)) + 1)
         wide = x.shape[2]
         self._there[at] = False
         narrow(x, at, self._x.view(np.int16))
         self._context[at] = context
         self._there[at, :wide], self._target[at] = there, target
         self.seen += len(target)
-
-    def _grow(self, events: int) -> None:
-        missing = events - len(self._target)
-        if missing > 0:
-            missing = min(max(missing, len(self._target)), self._kept - len(self._target))
-            self._x = np.concatenate([self._x, np.zeros((missing, *self._x.shape[1:]), np.float16)])
-            self._context = np.concatenate([self._context, np.zeros((missing, CONTEXT), np.float32)])
-            self._there = np.concatenate([self._there, np.zeros((missing, self._candidates), np.bool_)])
-            self._target = np.concatenate([self._target, np.zeros(missing, np.int64)])
 
     def step(self, blend: Blend) -> float:
         """One step on random events that are kept; the mean loss, NaN where there are none."""
