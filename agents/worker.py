@@ -14,7 +14,7 @@ from faust.auth import Credentials
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
-from agents.batch import DecodedRun, Reader
+from agents.batch import DecodedRun
 from agents.collaborate import Collaborate
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
@@ -33,6 +33,7 @@ from streamer.core.popularity import Popularity
 from streamer.core.put_off import PutOff
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.state_records import is_head_key, user_of_key
+from streamer.core.stored import Stored
 from streamer.core.warm_up import warm_up
 from streamer.serving import selection
 from streamer.serving.catalogue import CatalogueSnapshot
@@ -258,7 +259,7 @@ def event_processor(
     settings: Settings,
     types: EventTypes,
     champion: Callable[[], Champion],
-    reader: Callable[[int], Reader],
+    reader: Callable[[int], Stored],
     texts: MicroBatcher,
     collaborate: Collaborate | None,
     *,
