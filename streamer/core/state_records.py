@@ -50,9 +50,7 @@ TAIL_ENTRY = np.dtype([("key", "<u4"), ("n", "<u4")])
 _START = struct.Struct("<BBq")
 _CHUNK_HEADER = struct.Struct("<BBqH")
 _KINDS = {ord("h"): "head", ord("s"): "segment", ord("c"): "seen chunk"}
-_HEAD, _PAST = b"h", b"p"
-_SEGMENT_TAILS = [b"\xffs" + bytes([slot]) for slot in range(256)]
-_CHUNK_TAILS = [b"\xffc" + bytes([index]) for index in range(CHUNK_RING)]
+_HEAD = b"h"
 _TAIL_BYTES = 3
 
 
@@ -108,19 +106,22 @@ def head_key(user: bytes) -> bytes:
 
 def segment_key(user: bytes, slot: int) -> bytes:
     """Key of the segment in a slot of the user's ring."""
-    return _PAST + user + _SEGMENT_TAILS[slot]
+    return segments_prefix(user) + bytes([slot])
 
 
 def chunk_key(user: bytes, index: int) -> bytes:
     """Key of the seen chunk at a position of the user's ring."""
-    return _PAST + user + _CHUNK_TAILS[index]
+    return chunks_prefix(user) + bytes([index])
 
 
-def past_keys(user: bytes, chunks: int, segments: int) -> list[bytes]:
-    """Keys of the user's first chunks, then of the first segments: ascending, side by side."""
-    prefix = _PAST + user
-    tails = _CHUNK_TAILS[:chunks] + _SEGMENT_TAILS[:segments]
-    return [prefix + tail for tail in tails]
+def segments_prefix(user: bytes) -> bytes:
+    """What the slot is put behind in the keys of the user's segments."""
+    return b"p%b\xffs" % user
+
+
+def chunks_prefix(user: bytes) -> bytes:
+    """What the index is put behind in the keys of the user's chunks."""
+    return b"p%b\xffc" % user
 
 
 def user_of_key(key: bytes) -> bytes:
@@ -135,7 +136,7 @@ def is_head_key(key: bytes) -> bool:
 
 def past_prefix(user: bytes) -> bytes:
     """What the keys of the user's segments and chunks begin with, and nobody else's."""
-    return _PAST + user + b"\xff"
+    return b"p%b\xff" % user
 
 
 def segment_slots(window: int) -> int:

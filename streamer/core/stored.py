@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from streamer.core.state_records import past_keys
+from streamer.core.state_records import chunks_prefix, segments_prefix
 
 Read = Callable[[bytes], bytes | None]
 """The value of a key, None where there is none."""
+
+
+class KeyRun(NamedTuple):
+    """n neighbours (1 to 256): the keys `prefix` + one byte, which counts from 0."""
+
+    prefix: bytes
+    n: int
+
+    @property
+    def keys(self) -> list[bytes]:
+        return [self.prefix + bytes([number]) for number in range(self.n)]
 
 
 class Stored(Protocol):
@@ -18,8 +29,8 @@ class Stored(Protocol):
     @property
     def get(self) -> Read: ...
 
-    def runs(self, runs: Sequence[Sequence[bytes]]) -> list[list[bytes | None]]:
-        """The values of each run of keys. Faster than as many look-ups where a run's keys are ascending neighbours."""
+    def runs(self, runs: Sequence[KeyRun]) -> list[list[bytes | None]]:
+        """The values of each run; faster than as many look-ups."""
         ...
 
 
@@ -29,24 +40,30 @@ class LookedUp:
     def __init__(self, get: Read) -> None:
         self.get = get
 
-    def runs(self, runs: Sequence[Sequence[bytes]]) -> list[list[bytes | None]]:
-        return [list(map(self.get, keys)) for keys in runs]
+    def runs(self, runs: Sequence[KeyRun]) -> list[list[bytes | None]]:
+        return [list(map(self.get, run.keys)) for run in runs]
 
 
-def read_past(
-    stored: Sequence[Stored], users: Sequence[bytes], chunks: Sequence[int], segments: Sequence[int]
-) -> tuple[list[bytes | None], list[bytes | None]]:
-    """The first `chunks` (U,) seen chunks and `segments` (U,) window segments of each of `users` (U,), one user's after the
-    other's; their records are in `stored` (U,).
-    """
-    rows = [row for row, numbers in enumerate(zip(chunks, segments, strict=True)) if any(numbers)]
-    found_chunks: list[bytes | None] = []
-    found_segments: list[bytes | None] = []
+def read_chunks(stored: Sequence[Stored], users: Sequence[bytes], n: Sequence[int]) -> list[bytes | None]:
+    """The first n (U,) seen chunks of each of `users` (U,), whose records are in `stored` (U,)."""
+    return _read(stored, users, n, chunks_prefix)
+
+
+def read_segments(stored: Sequence[Stored], users: Sequence[bytes], n: Sequence[int]) -> list[bytes | None]:
+    """The first n (U,) window segments of each of `users` (U,), whose records are in `stored` (U,)."""
+    return _read(stored, users, n, segments_prefix)
+
+
+def _read(
+    stored: Sequence[Stored],
+    users: Sequence[bytes],
+    n: Sequence[int],
+    prefix: Callable[[bytes], bytes],
+) -> list[bytes | None]:
+    rows = [row for row, number in enumerate(n) if number]
+    values: list[bytes | None] = []
     for _, group in itertools.groupby(rows, lambda row: id(stored[row])):
         mine = list(group)
-        runs = [past_keys(users[row], chunks[row], segments[row]) for row in mine]
-        for row, values in zip(mine, stored[mine[0]].runs(runs), strict=True):
-            n = chunks[row]
-            found_chunks += values[:n]
-            found_segments += values[n:]
-    return found_chunks, found_segments
+        for found in stored[mine[0]].runs([KeyRun(prefix(users[row]), n[row]) for row in mine]):
+            values += found
+    return values

@@ -25,7 +25,7 @@ from streamer.core.runs import Rows, Runs
 from streamer.core.seen import SeenChunks, stored_chunks
 from streamer.core.state_records import ENTRY, applied, decode_heads, head_key, segment_slots
 from streamer.core.state_view import StateView
-from streamer.core.stored import LookedUp, Read, Stored, read_past
+from streamer.core.stored import LookedUp, Read, Stored, read_chunks, read_segments
 from streamer.core.window import BehaviourWindows, stored_segments
 
 __all__ = ["ENTRY", "Outcome", "StateView", "UserStates", "applied", "head_key"]
@@ -113,13 +113,16 @@ class UserStates:
         stored: Sequence[Stored] = [LookedUp(read)] * len(keys) if callable(read) else read
         values = [each.get(head_key(key)) for each, key in zip(stored, keys, strict=True)]
         heads, tails = decode_heads(values, hidden, segment_slots(window))
-        chunks = stored_chunks(heads["chunks"]).tolist() if with_seen else [0] * len(keys)
-        seen, sealed = read_past(stored, keys, chunks, stored_segments(heads).tolist())
+        segments = read_segments(stored, keys, stored_segments(heads).tolist())
+        seen: SeenChunks | None = None
+        if with_seen:
+            chunks = read_chunks(stored, keys, stored_chunks(heads["chunks"]).tolist())
+            seen = SeenChunks(heads["chunks"], keys, chunks)
         return cls(
             heads,
             RollingCounts(tails, heads["watermark"]),
-            BehaviourWindows(heads, keys, sealed, window),
-            SeenChunks(heads["chunks"], keys, seen) if with_seen else None,
+            BehaviourWindows(heads, keys, segments, window),
+            seen,
             keys,
             types,
             grace_ms,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from streamer.core.stored import KeyRun
+
 Layers = Sequence[Mapping[bytes, bytes]]
 """Records that are not in the database yet, or about to be; oldest first."""
 
@@ -32,40 +34,39 @@ class PartitionReader:
                 return value
         return None
 
-    def runs(self, runs: Sequence[Sequence[bytes]]) -> list[list[bytes | None]]:
-        """See core.stored. What lies between a run's keys, or is missing, only costs time."""
+    def runs(self, runs: Sequence[KeyRun]) -> list[list[bytes | None]]:
+        """See core.stored."""
         if not self._newest_first:
             return _walk(self._db, runs)
-        found = [list(map(self._staged, keys)) for keys in runs]
-        missing = [
-            [key for key, value in zip(keys, values, strict=True) if value is None]
-            for keys, values in zip(runs, found, strict=True)
-        ]
-        for values, stored in zip(found, _walk(self._db, missing), strict=True):
-            if stored:
-                rest = iter(stored)
-                values[:] = [next(rest) if value is None else value for value in values]
+        found = [list(map(self._staged, run.keys)) for run in runs]
+        rest = [at for at, values in enumerate(found) if None in values]
+        for at, stored in zip(rest, _walk(self._db, [runs[at] for at in rest]), strict=True):
+            found[at] = [
+                old if value is None else value for value, old in zip(found[at], stored, strict=True)
+            ]
         return found
 
 
-def _walk(db: Any, runs: Sequence[Sequence[bytes]]) -> list[list[bytes | None]]:
-    """The values of runs of ascending keys."""
+def _walk(db: Any, runs: Sequence[KeyRun]) -> list[list[bytes | None]]:
+    """The values of each run. Where its ends are as far apart as they should be, nothing is missing in between."""
     get, cursor = db.get, db.iter()
     seek, here, value, move = cursor.seek, cursor.key, cursor.value, cursor.next
     found: list[list[bytes | None]] = []
     try:
-        for keys in runs:
-            if len(keys) < 2:
-                found.append(list(map(get, keys)))
-                continue
-            seek(keys[0])
+        for run in runs:
+            prefix, n = run
             values: list[bytes | None] = []
-            for key in keys:
-                if here() == key:
+            if n > 1:
+                first = prefix + b"\0"
+                seek(first)
+                if here() == first:
                     values.append(value())
-                    move()
-                else:
-                    values.append(get(key))
+                    # Behind the table's last record there is no value; to move on from there would end the process.
+                    while len(values) < n and values[-1] is not None:
+                        move()
+                        values.append(value())
+            if len(values) < n or here() != prefix + bytes([n - 1]):
+                values = list(map(get, run.keys))
             found.append(values)
         return found
     finally:

@@ -17,8 +17,8 @@ import pytest
 from faust.types import TP
 
 from streamer.core.pace import Pace
-from streamer.core.state_records import SCHEMA, applied, head_key, past_keys
-from streamer.core.stored import LookedUp
+from streamer.core.state_records import SCHEMA, applied, chunks_prefix, head_key, segments_prefix
+from streamer.core.stored import KeyRun, LookedUp
 from streamer.errors import StateError, UnknownSchema
 from streamer.transport.app import BatchApp
 from streamer.transport.batch_producer import BatchProducer
@@ -144,8 +144,10 @@ def test_runs_of_neighbours_are_what_look_ups_find(store: Any) -> None:
     """Whatever is missing, staged, deleted, or lies between a run's keys, and whoever else's records lie around it."""
     rng = random.Random(0)
     users = [b"u", b"u\0", b"us", b"v", "\U0010ffff".encode()]
-    everything = [key for user in users for key in [head_key(user), *past_keys(user, 3, 9)]]
-    runs = [past_keys(user, n, m) for user in users for n in range(3) for m in range(9)]
+    prefixes = [prefix(user) for user in users for prefix in (chunks_prefix, segments_prefix)]
+    runs = [KeyRun(prefix, n) for prefix in prefixes for n in range(1, 10)]
+    everything = [*map(head_key, users), *(key for prefix in prefixes for key in KeyRun(prefix, 11).keys)]
+    missing = 0
     for number in range(60):
         changes = {key: record(number, bytes([n])) for n, key in enumerate(everything) if rng.random() < 0.3}
         if number % 5 < 3:
@@ -157,9 +159,10 @@ def test_runs_of_neighbours_are_what_look_ups_find(store: Any) -> None:
         if number % 17 == 16:
             store.drop_staged()
         rng.shuffle(runs)
-        expected = [[store.read(P, key) for key in keys] for keys in runs]
+        expected = [[store.read(P, key) for key in run.keys] for run in runs]
         assert store.reader(P).runs(runs) == expected
-    assert {len(run) for run in runs} == set(range(11))
+        missing += sum(None in values for values in expected)
+    assert 0.2 < missing / len(runs) / 60 < 0.8
 
 
 def test_after_a_revoke_nothing_staged_is_left(store: Any) -> None:
@@ -259,14 +262,14 @@ def test_a_table_of_a_version_that_kept_no_ceiling_is_looked_up(rocks: BatchStor
 
 def test_a_partition_can_be_opened_again_after_its_runs_were_read(rocks: BatchStore) -> None:
     """An iterator that is still there keeps the database open, and locked."""
-    keys = past_keys(b"u", 2, 3)
-    rocks.write(P, {key: record(1) for key in keys}, 0)
+    run = KeyRun(segments_prefix(b"u"), 5)
+    rocks.write(P, {key: record(1) for key in run.keys}, 0)
     reader = rocks.reader(P)
-    assert reader.runs([keys]) == [[record(1)] * 5]
-    with pytest.raises(KeyError) as failed:
-        reader.runs([cast(Any, [1, 2])])
+    assert reader.runs([run]) == [[record(1)] * 5]
+    with pytest.raises(TypeError) as failed:
+        reader.runs([run, cast(Any, None)])
     reopened(rocks)
-    assert rocks.reader(P).runs([keys]) == [[record(1)] * 5]
+    assert rocks.reader(P).runs([run]) == [[record(1)] * 5]
     assert failed.traceback  # kept until here: frames keep their variables
 
 

@@ -17,14 +17,16 @@ from streamer.core.state_records import (
     SCHEMA,
     SEGMENT,
     chunk_key,
+    chunks_prefix,
     head_dtype,
     head_key,
     is_head_key,
-    past_keys,
     past_prefix,
     segment_key,
+    segments_prefix,
     user_of_key,
 )
+from streamer.core.stored import KeyRun
 from streamer.core.user_state import Outcome, UserStates, applied
 from streamer.errors import StateError, UnknownSchema
 
@@ -228,7 +230,7 @@ def test_keys_belong_to_one_user_whose_past_lies_side_by_side() -> None:
     ]
     keys: dict[bytes, bytes] = {}
     for user in [name.encode() for name in users]:
-        mine = past_keys(user, CHUNK_RING, 255)
+        mine = KeyRun(chunks_prefix(user), CHUNK_RING).keys + KeyRun(segments_prefix(user), 255).keys
         assert mine == sorted(mine)
         assert mine == [chunk_key(user, n) for n in range(CHUNK_RING)] + [
             segment_key(user, n) for n in range(255)

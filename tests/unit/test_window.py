@@ -6,16 +6,18 @@ from numpy.typing import NDArray
 
 from streamer.core.absorb_kernels import APPLIED, CURSOR, DUPLICATE, EVENT
 from streamer.core.runs import Runs
-from streamer.core.seen import SeenChunks
+from streamer.core.seen import SeenChunks, stored_chunks
 from streamer.core.state_records import (
     CHUNK_HASHES,
     CHUNK_RING,
     ENTRY,
     applied,
+    chunks_prefix,
     fresh_head,
-    past_keys,
     segment_slots,
+    segments_prefix,
 )
+from streamer.core.stored import KeyRun
 from streamer.core.window import BehaviourWindows, stored_segments
 from streamer.errors import StateError
 
@@ -45,7 +47,7 @@ def filled(events: int, window: int, heads: NDArray[np.void] | None = None) -> B
 
 
 def stored(heads: NDArray[np.void], store: dict[bytes, bytes]) -> list[bytes | None]:
-    return [store.get(key) for key in past_keys(b"u", 0, int(stored_segments(heads)[0]))]
+    return list(map(store.get, KeyRun(segments_prefix(b"u"), int(stored_segments(heads)[0])).keys))
 
 
 def numbers(windows: BehaviourWindows) -> list[int]:
@@ -113,7 +115,8 @@ def test_a_window_must_fit_the_ring() -> None:
 
 
 def chunks_of(counts: NDArray[np.uint16], store: dict[bytes, bytes]) -> SeenChunks:
-    return SeenChunks(counts, [b"u"], [store.get(key) for key in past_keys(b"u", int(counts[0]), 0)])
+    run = KeyRun(chunks_prefix(b"u"), int(stored_chunks(counts)[0]))
+    return SeenChunks(counts, [b"u"], list(map(store.get, run.keys)))
 
 
 def test_seen_items_are_kept_once_and_in_chunks() -> None:
