@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamer.core.events import Event
+from streamer.core.stored import Stored
 from streamer.core.user_state import Changes
 from streamer.transport.batch_producer import Outgoing
 from streamer.transport.sending import Delivery
-
-Reader = Callable[[bytes], bytes | None]
 
 
 @dataclass(slots=True)
@@ -98,7 +97,7 @@ class Batch:
             group = [*changes.before[int(changes.users[at])], changes.heads[at]]
             deliveries[int(partition[at])].groups.append(group)
 
-    def readers(self, of_partition: Callable[[int], Reader]) -> list[Reader]:
-        """The table lookup of each user's partition."""
+    def readers(self, of_partition: Callable[[int], Stored]) -> list[Stored]:
+        """What is stored of each user's partition."""
         readers = {partition: of_partition(partition) for partition in set(self.partitions)}
         return [readers[partition] for partition in self.partitions]

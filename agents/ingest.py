@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.batch import Batch, DecodedRun, Reader
+from agents.batch import Batch, DecodedRun
 from agents.collaborate import Collaborate
 from agents.embed_items import bury
 from agents.recommend import Recommend
@@ -28,6 +28,7 @@ from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
 from streamer.core.put_off import PutOff
 from streamer.core.runs import Runs
+from streamer.core.stored import Stored
 from streamer.core.user_state import Outcome, UserStates
 from streamer.serving.champion import MET_BEFORE_MS, Champion
 from streamer.serving.micro_batcher import MicroBatcher, Priority
@@ -52,7 +53,7 @@ class StateOptions:
 class Ingest:
     """A `Processor` of event runs.
 
-    reader: partition → point lookup in that partition's table. topic: where events come from. put_off: which refreshes may
+    reader: partition → what is stored of its users. topic: where events come from. put_off: which refreshes may
     be put off; None = none. collaborate: what tells all workers of applied events, and learns; None = nothing does.
     champion: what scores now; read once per batch, so a swap falls between batches.
     """
@@ -63,7 +64,7 @@ class Ingest:
         types: EventTypes,
         options: StateOptions,
         champion: Callable[[], Champion],
-        reader: Callable[[int], Reader],
+        reader: Callable[[int], Stored],
         batcher: MicroBatcher,
         recommend: Recommend,
         *,

@@ -15,7 +15,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
 from agents import kernels
-from agents.batch import DecodedRun, Reader
+from agents.batch import DecodedRun
 from agents.collaborate import Collaborate
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
@@ -37,6 +37,7 @@ from streamer.core.popularity import Popularity
 from streamer.core.put_off import PutOff
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.state_records import is_head_key, user_of_key
+from streamer.core.stored import Stored
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
 from streamer.serving.device import choose_device
@@ -292,7 +293,7 @@ def event_processor(
     settings: Settings,
     types: EventTypes,
     champion: Callable[[], Champion],
-    reader: Callable[[int], Reader],
+    reader: Callable[[int], Stored],
     texts: MicroBatcher,
     collaborate: Collaborate | None,
     *,

@@ -43,6 +43,7 @@ from streamer.serving.champion import Champion
 from streamer.serving.model import Model
 from streamer.settings import Settings
 from streamer.transport.batch_producer import CODECS, Packer
+from streamer.transport.partition_reader import PartitionReader
 from streamer.transport.state_store import WRITE, Memory, database_options
 
 NAME = "stages"
@@ -128,7 +129,7 @@ class Bench:
             settings.event_types,
             StateOptions(settings.window, 3_600_000, Decay()),
             lambda: champion,
-            lambda partition: self._databases[partition].get,
+            lambda partition: PartitionReader(self._databases[partition], ()),
             unused,
             Recommend("profiles", "recommendations", False, settings.top_k, exclude_seen=True),
         )

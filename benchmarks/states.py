@@ -15,6 +15,7 @@ import numpy as np
 from streamer.core.columns import EventColumns
 from streamer.core.event_types import EventTypes
 from streamer.core.hashing import item_hash
+from streamer.core.state_records import user_of_key
 from streamer.core.user_state import UserStates
 
 WINDOW = 100
@@ -36,8 +37,12 @@ def user_name(number: int) -> bytes:
     return b"user-%010d" % (number * SCATTER % 10**10)
 
 
-def lived(n: int, hidden: int, items: int, seed: int = 0) -> list[list[Pair]]:
-    """Key prefixes and records of n users after EVENTS_EACH events each; segments and chunks first, the head last."""
+Life = list[tuple[bytes, bytes, bytes]]
+"""What is before and behind the user in the key of each record, and the record."""
+
+
+def lived(n: int, hidden: int, items: int, seed: int = 0) -> list[Life]:
+    """Records of n users after EVENTS_EACH events each; segments and chunks first, the head last."""
     rng = np.random.default_rng(seed)
     keys, rows = [user_name(i) for i in range(n)], np.arange(n)
     types = EventTypes.DEFAULT
@@ -66,18 +71,25 @@ def lived(n: int, hidden: int, items: int, seed: int = 0) -> list[list[Pair]]:
             ),
         )
     states.heads["gru"] = np.tanh(rng.standard_normal((n, hidden)))
-    name = len(keys[0])
-    return [[(key[:-name], bytes(value)) for key, value in of_user] for of_user in states.changes().groups()]
+    return [
+        [(*_around(key), bytes(value)) for key, value in of_user] for of_user in states.changes().groups()
+    ]
 
 
-def records(lives: list[list[Pair]], users: range, applied: int) -> Iterator[tuple[bytes, list[Pair]]]:
+def _around(key: bytes) -> Pair:
+    """What is before and behind the user in a key."""
+    before, _, behind = key.partition(user_of_key(key))
+    return before, behind
+
+
+def records(lives: list[Life], users: range, applied: int) -> Iterator[tuple[bytes, list[Pair]]]:
     """Users and their records; the first user's were applied up to `applied`, each next one's one further."""
     for turn, number in enumerate(users):
         user, offset = user_name(number), _APPLIED.pack(applied + turn)
         yield (
             user,
             [
-                (prefix + user, value[:2] + offset + value[10:])
-                for prefix, value in lives[number % len(lives)]
+                (before + user + behind, value[:2] + offset + value[10:])
+                for before, behind, value in lives[number % len(lives)]
             ],
         )

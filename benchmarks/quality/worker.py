@@ -24,6 +24,7 @@ from streamer.core.events import Event
 from streamer.core.popularity import Popularity
 from streamer.core.protocol import ItemVector
 from streamer.core.signals.rows import SignalRows
+from streamer.core.stored import LookedUp
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
 from streamer.serving.device import CPU
@@ -88,7 +89,7 @@ class InProcessWorker:
             self._settings,
             log.types,
             self._current,
-            lambda partition: self._table.get,
+            lambda partition: LookedUp(self._table.get),
             MicroBatcher(_no_texts),
             self.collaborate,
             partitions=1,

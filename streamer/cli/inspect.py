@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from streamer.core.event_types import EventTypes
 from streamer.core.hashing import item_hash, label_hash
 from streamer.core.protocol import ItemRecord
 from streamer.core.rolling_counts import LEVELS
-from streamer.core.state_records import SEGMENT_EVENTS, head_key
+from streamer.core.state_records import SEGMENT_EVENTS, head_key, past_prefix
 from streamer.core.user_state import UserStates, applied
 from streamer.errors import BrokerUnavailable, DataError
 from streamer.settings import Settings
@@ -107,10 +108,8 @@ def _from_table(state_dir: Path, user: bytes) -> Found | None:
             db = rocksdict.Rdict(str(path), options, access_type=rocksdict.AccessType.secondary(scratch))
             try:
                 db.try_catch_up_with_primary()
-                if db.get(head_key(user)) is not None:
-                    items = cast(Iterator[tuple[bytes, bytes]], db.items())
-                    mine = {key: value for key, value in items if _is_of(key, user)}
-                    return mine.get, str(path)
+                if (head := db.get(head_key(user))) is not None:
+                    return {head_key(user): head, **_past(db, user)}.get, str(path)
             finally:
                 db.close()
     return None
@@ -138,10 +137,15 @@ def take_newest(records: dict[bytes, bytes], record: LogRecord, user: bytes) -> 
         records[record.key] = record.value
 
 
+def _past(db: rocksdict.Rdict, user: bytes) -> dict[bytes, bytes]:
+    """The segments and chunks that a partition database holds of the user."""
+    items = cast(Iterator[tuple[bytes, bytes]], db.items(from_key=past_prefix(user)))
+    return dict(itertools.takewhile(lambda item: item[0].startswith(past_prefix(user)), items))
+
+
 def _is_of(key: bytes, user: bytes) -> bool:
     """Whether it is the key of the user's head, of one of its segments or of one of its chunks."""
-    length = {b"h": 1, b"s": 2, b"c": 3}.get(key[:1])
-    return length is not None and key[length:] == user
+    return key == head_key(user) or key.startswith(past_prefix(user))
 
 
 def state_panel(

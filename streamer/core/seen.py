@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.runs import Rows
-from streamer.core.state_records import CHUNK_HASHES, CHUNK_PREFIXES, CHUNK_RING, decode_chunks, encode_chunk
-from streamer.core.window import Read
+from streamer.core.state_records import CHUNK_HASHES, CHUNK_RING, chunk_key, decode_chunks, encode_chunk
 
 _CHUNK_BYTES = 8 * CHUNK_HASHES
 _COUNT_LIMIT = 1 << 16
+
+
+def stored_chunks(counts: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """How many chunks are stored of each user of the heads' `counts` (U,)."""
+    return np.minimum(counts, CHUNK_RING)
 
 
 class SeenChunks:
@@ -22,18 +27,17 @@ class SeenChunks:
     have any, so they are kept as packed bytes by user.
     """
 
-    def __init__(self, counts: NDArray[np.uint16], keys: Sequence[bytes], reads: Sequence[Read]) -> None:
+    def __init__(
+        self, counts: NDArray[np.uint16], keys: Sequence[bytes], values: Sequence[bytes | None]
+    ) -> None:
+        """values: the chunks stored of each user, as many as `stored_chunks` says, by index."""
         self._counts, self._keys = counts, keys
         self._chunks: dict[int, list[bytes]] = {}
         self._dirty: dict[int, dict[int, int]] = {}
+        chunks = iter(decode_chunks(values))
         rows = np.flatnonzero(counts)
-        stored = [CHUNK_PREFIXES[:n] for n in counts[rows].tolist()]
-        pairs = zip(rows.tolist(), stored, strict=True)
-        chunks = iter(
-            decode_chunks([reads[row](prefix + keys[row]) for row, prefixes in pairs for prefix in prefixes])
-        )
-        for row, prefixes in zip(rows.tolist(), stored, strict=True):
-            self._chunks[row] = [next(chunks) for _ in prefixes]
+        for row, n in zip(rows.tolist(), stored_chunks(counts[rows]).tolist(), strict=True):
+            self._chunks[row] = list(itertools.islice(chunks, n))
 
     def add(self, row: int, hashes: Iterable[int], offset: int) -> None:
         """Remember the user's consumed items (in order), which left the window by the event at source offset `offset`."""
@@ -68,7 +72,7 @@ class SeenChunks:
         dirty, self._dirty = self._dirty, {}
         return {
             row: [
-                (CHUNK_PREFIXES[index] + self._keys[row], encode_chunk(self._chunks[row][index], offset))
+                (chunk_key(self._keys[row], index), encode_chunk(self._chunks[row][index], offset))
                 for index, offset in sorted(changed.items())
             ]
             for row, changed in dirty.items()

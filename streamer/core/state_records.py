@@ -4,9 +4,11 @@ Little-endian and packed. Three kinds, all of which start with (schema u1, kind 
 any two records of one key without knowing more of them:
 
     head     b"h" + user                       counters, GRU state, interests, open segment; then the rolling counts
-    segment  b"s" + slot (u1) + user           16 events of the behaviour window, written once
-    chunk    b"c" + index (u2, big-endian) + user   up to 128 distinct hashes of consumed items
+    segment  b"p" + user + FF + b"s" + slot     16 events of the behaviour window, written once
+    chunk    b"p" + user + FF + b"c" + index    up to 128 distinct hashes of consumed items
 
+Heads change with every event, what is past hardly ever: apart, heads stay dense, and a user's past lies side by side, read by
+one seek. Slot and index are one byte each. No UTF-8 holds the byte FF, so nobody else's keys lie between.
 Heads are read in bulk: the fixed parts of a batch are joined and seen as one structured array, without a copy per user.
 """
 
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import StateError, UnknownSchema
 
-SCHEMA = 2
+SCHEMA = 3
 SEGMENT_EVENTS = 16
 """Events of one segment of the behaviour window."""
 INTEREST_SLOTS = 12
@@ -48,12 +50,8 @@ TAIL_ENTRY = np.dtype([("key", "<u4"), ("n", "<u4")])
 _START = struct.Struct("<BBq")
 _CHUNK_HEADER = struct.Struct("<BBqH")
 _KINDS = {ord("h"): "head", ord("s"): "segment", ord("c"): "seen chunk"}
-_KEY_PREFIX_BYTES = {ord("h"): 1, ord("s"): 2, ord("c"): 3}
-HEAD_PREFIX = b"h"
-SEGMENT_PREFIXES = [b"s" + bytes([slot]) for slot in range(256)]
-"""Key prefix by ring slot."""
-CHUNK_PREFIXES = [b"c" + struct.pack(">H", index) for index in range(CHUNK_RING)]
-"""Key prefix by ring position."""
+_HEAD = b"h"
+_TAIL_BYTES = 3
 
 
 @functools.cache
@@ -103,17 +101,42 @@ def applied(record: bytes) -> int:
 
 def head_key(user: bytes) -> bytes:
     """Key of the user's head in the state table."""
-    return HEAD_PREFIX + user
+    return _HEAD + user
+
+
+def segment_key(user: bytes, slot: int) -> bytes:
+    """Key of the segment in a slot of the user's ring."""
+    return segments_prefix(user) + bytes([slot])
+
+
+def chunk_key(user: bytes, index: int) -> bytes:
+    """Key of the seen chunk at a position of the user's ring."""
+    return chunks_prefix(user) + bytes([index])
+
+
+def segments_prefix(user: bytes) -> bytes:
+    """What the slot is put behind in the keys of the user's segments."""
+    return b"p%b\xffs" % user
+
+
+def chunks_prefix(user: bytes) -> bytes:
+    """What the index is put behind in the keys of the user's chunks."""
+    return b"p%b\xffc" % user
 
 
 def user_of_key(key: bytes) -> bytes:
     """The user of a head's, segment's or chunk's key."""
-    return key[_KEY_PREFIX_BYTES[key[0]] :]
+    return key[1:] if is_head_key(key) else key[1:-_TAIL_BYTES]
 
 
 def is_head_key(key: bytes) -> bool:
     """Is it the key of a head?"""
-    return key[:1] == b"h"
+    return key[:1] == _HEAD
+
+
+def past_prefix(user: bytes) -> bytes:
+    """What the keys of the user's segments and chunks begin with, and nobody else's."""
+    return b"p%b\xff" % user
 
 
 def segment_slots(window: int) -> int:

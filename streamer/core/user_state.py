@@ -22,10 +22,11 @@ from streamer.core.event_types import EventTypes
 from streamer.core.interests import Decay
 from streamer.core.rolling_counts import RollingCounts
 from streamer.core.runs import Rows, Runs
-from streamer.core.seen import SeenChunks
-from streamer.core.state_records import ENTRY, HEAD_PREFIX, applied, decode_heads, head_key, segment_slots
+from streamer.core.seen import SeenChunks, stored_chunks
+from streamer.core.state_records import ENTRY, applied, decode_heads, head_key, segment_slots
 from streamer.core.state_view import StateView
-from streamer.core.window import BehaviourWindows, Read
+from streamer.core.stored import LookedUp, Read, Stored, read_chunks, read_segments
+from streamer.core.window import BehaviourWindows, stored_segments
 
 __all__ = ["ENTRY", "Outcome", "StateView", "UserStates", "applied", "head_key"]
 
@@ -95,7 +96,7 @@ class UserStates:
     def load(
         cls,
         keys: Sequence[bytes],
-        read: Read | Sequence[Read],
+        read: Read | Sequence[Stored],
         hidden: int,
         window: int,
         types: EventTypes,
@@ -104,20 +105,26 @@ class UserStates:
         decay: Decay | None = None,
         with_seen: bool = True,
     ) -> UserStates:
-        """States of the users `keys` (distinct), out of the table's `read` (or one for each user); who has no head starts afresh.
+        """States of the users `keys` (distinct), by the look-up `read` or out of what is stored of each; who has no head starts
+        afresh.
 
         `hidden`: size of the GRU state; heads of another size lose theirs (model 0). `window`: events to keep (W); a window
         stored under another length is fitted. Without `with_seen` seen chunks are neither read nor written.
         Raises UnknownSchema for a record of another version, StateError for a damaged or missing one.
         """
-        reads = [read] * len(keys) if callable(read) else read
-        stored = [read(HEAD_PREFIX + key) for read, key in zip(reads, keys, strict=True)]
-        heads, tails = decode_heads(stored, hidden, segment_slots(window))
+        stored: Sequence[Stored] = [LookedUp(read)] * len(keys) if callable(read) else read
+        values = [each.get(head_key(key)) for each, key in zip(stored, keys, strict=True)]
+        heads, tails = decode_heads(values, hidden, segment_slots(window))
+        segments = read_segments(stored, keys, stored_segments(heads).tolist())
+        seen: SeenChunks | None = None
+        if with_seen:
+            chunks = read_chunks(stored, keys, stored_chunks(heads["chunks"]).tolist())
+            seen = SeenChunks(heads["chunks"], keys, chunks)
         return cls(
             heads,
             RollingCounts(tails, heads["watermark"]),
-            BehaviourWindows(heads, keys, reads, window),
-            SeenChunks(heads["chunks"], keys, reads) if with_seen else None,
+            BehaviourWindows(heads, keys, segments, window),
+            seen,
             keys,
             types,
             grace_ms,
@@ -212,7 +219,7 @@ class UserStates:
         rows = users.tolist()
         keys = self._keys
         heads = [
-            (HEAD_PREFIX + keys[row], fixed[row * size : row * size + size] + tail)
+            (head_key(keys[row]), fixed[row * size : row * size + size] + tail)
             for row, tail in zip(rows, self._counts.tails(users), strict=True)
         ]
         before = self.windows.take_changes(users)

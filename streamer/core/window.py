@@ -5,7 +5,7 @@ Axes: U users of the batch, n of them asked for, S segments in memory, W events 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,19 @@ from streamer.core.state_records import (
     SCHEMA,
     SEGMENT,
     SEGMENT_EVENTS,
-    SEGMENT_PREFIXES,
     decode_segments,
     packed,
     place_of,
+    segment_key,
     segment_slots,
 )
 from streamer.errors import StateError
 
-Read = Callable[[bytes], bytes | None]
+
+def stored_segments(heads: NDArray[np.void]) -> NDArray[np.int64]:
+    """How many segments are stored of each user of `heads` (U,)."""
+    found: NDArray[np.int64] = np.minimum(heads["sealed"], heads["slots"]).astype(np.int64)
+    return found
 
 
 class BehaviourWindows:
@@ -37,8 +41,9 @@ class BehaviourWindows:
     """
 
     def __init__(
-        self, heads: NDArray[np.void], keys: Sequence[bytes], reads: Sequence[Read], window: int
+        self, heads: NDArray[np.void], keys: Sequence[bytes], values: Sequence[bytes | None], window: int
     ) -> None:
+        """values: the segments stored of each user, as many as `stored_segments` says, by slot."""
         self.window, self.slots = window, segment_slots(window)
         self._keys = keys
         self._open, self._open_n, self._sealed = heads["window"], heads["open"], heads["sealed"]
@@ -51,19 +56,12 @@ class BehaviourWindows:
         self.fallen: list[tuple[int, NDArray[np.void], int]] = []
         """(user, ENTRY (16,), source offset by which it fell) of each segment that left the ring, oldest first; the owner
         empties it."""
-        self._load(heads, reads)
+        self._load(heads, values)
 
-    def _load(self, heads: NDArray[np.void], reads: Sequence[Read]) -> None:
+    def _load(self, heads: NDArray[np.void], values: Sequence[bytes | None]) -> None:
         ring = heads["slots"].astype(np.int64)
         sealed = self._sealed.astype(np.int64)
-        stored = np.minimum(sealed, ring)
-        upto = [SEGMENT_PREFIXES[:n] for n in range(int(stored.max(initial=0)) + 1)]
-        rows = np.flatnonzero(stored).tolist()
-        values = [
-            read(prefix + user)
-            for read, user, n in ((reads[row], self._keys[row], int(stored[row])) for row in rows)
-            for prefix in upto[n]
-        ]
+        stored = stored_segments(heads)
         self._used = 1 + len(values)
         self._pool = decode_segments(values, spare=len(heads) + 64)
         self._view_pool()
@@ -208,7 +206,7 @@ class BehaviourWindows:
         for user, slot, row in zip(
             rows.tolist(), slots.tolist(), self.index[rows, slots].tolist(), strict=True
         ):
-            record = SEGMENT_PREFIXES[slot] + self._keys[user], self._pool[row].tobytes()
+            record = segment_key(self._keys[user], slot), self._pool[row].tobytes()
             changes.setdefault(user, []).append(record)
         self._dirty[rows, slots] = False
         return changes

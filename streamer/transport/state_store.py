@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ from faust.tables import Table
 from faust.types import TP
 
 from streamer.core.replay import EMPTY, UNKNOWN, Replay, applied_offsets
+from streamer.transport.partition_reader import PartitionReader
 
 if TYPE_CHECKING:
     from streamer.transport.app import BatchApp
@@ -96,25 +97,12 @@ class BatchStore(FaustRocksStore):
     # ------------------------------------------------------------------ reading and staging
     def read(self, partition: int, key: bytes) -> bytes | None:
         """The newest value, staged ones included."""
-        return self.reader(partition)(key)
+        return self.reader(partition).get(key)
 
-    def reader(self, partition: int) -> Callable[[bytes], bytes | None]:
-        """`read` of one partition as it is staged now, for the hot path."""
-        get, staged = self._db_for_partition(partition).get, self._staged.get(partition, ())
-        if not staged:
-            return cast("Callable[[bytes], bytes | None]", get)
-        newest, *older = reversed(staged)
-
-        def read(key: bytes) -> bytes | None:
-            value: bytes | None = newest.get(key)
-            if value is None:
-                for layer in older:
-                    if (value := layer.get(key)) is not None:
-                        return value
-                value = get(key)
-            return value
-
-        return read
+    def reader(self, partition: int) -> PartitionReader:
+        """One partition as it is staged now, for the hot path."""
+        staged = self._staged.get(partition, ())
+        return PartitionReader(self._db_for_partition(partition), staged)
 
     def stage(self, partition: int, changes: Mapping[bytes, bytes]) -> None:
         """Have `changes` answer reads before what was staged or written earlier."""

@@ -23,6 +23,7 @@ from streamer.core.protocol import ItemVector, Profile, Recommendations, encode
 from streamer.core.put_off import PutOff
 from streamer.core.runs import Rows
 from streamer.core.state_records import decode_heads
+from streamer.core.stored import LookedUp
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
 from streamer.serving.model import Model
@@ -77,7 +78,7 @@ class Table:
             TYPES,
             StateOptions(40, 3_600_000, Decay()),
             lambda: champion,
-            lambda partition: self.records[partition].get,
+            lambda partition: LookedUp(self.records[partition].get),
             no_texts,
             recommend,
             put_off=put_off,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from faust.types import TP
 
 from streamer.core.pace import Pace
-from streamer.core.state_records import SCHEMA, applied
+from streamer.core.state_records import SCHEMA, applied, chunks_prefix, head_key, segments_prefix
+from streamer.core.stored import KeyRun, LookedUp
 from streamer.errors import StateError, UnknownSchema
 from streamer.transport.app import BatchApp
 from streamer.transport.batch_producer import BatchProducer
@@ -51,7 +53,7 @@ class MemoryStore:
         return self.stored.get(partition, {}).get(key)
 
     def reader(self, partition: int) -> Any:
-        return lambda key: self.read(partition, key)
+        return LookedUp(lambda key: self.read(partition, key))
 
     def stage(self, partition: int, changes: dict[bytes, bytes]) -> None:
         self.staged.setdefault(partition, []).append(changes)
@@ -128,14 +130,39 @@ def test_staged_values_are_read_until_their_batch_takes_them_out(store: Any) -> 
     store.stage(P, first)
     assert store.read(P, b"hu") == record(2)
     store.stage(P, second)
-    assert store.reader(P)(b"hu") == record(3)
+    assert store.reader(P).get(b"hu") == record(3)
     store.unstage(P, first)
-    assert store.reader(P)(b"hu") == record(3)
+    assert store.reader(P).get(b"hu") == record(3)
     store.unstage(P, dict(second))  # another batch with the same content
     assert store.read(P, b"hw") == record(4)
     store.unstage(P, second)
     assert store.read(P, b"hu") == record(1)
     assert store.read(P, b"hw") is None
+
+
+def test_runs_of_neighbours_are_what_look_ups_find(store: Any) -> None:
+    """Whatever is missing, staged, deleted, or lies between a run's keys, and whoever else's records lie around it."""
+    rng = random.Random(0)
+    users = [b"u", b"u\0", b"us", b"v", "\U0010ffff".encode()]
+    prefixes = [prefix(user) for user in users for prefix in (chunks_prefix, segments_prefix)]
+    runs = [KeyRun(prefix, n) for prefix in prefixes for n in range(1, 10)]
+    everything = [*map(head_key, users), *(key for prefix in prefixes for key in KeyRun(prefix, 11).keys)]
+    missing = 0
+    for number in range(60):
+        changes = {key: record(number, bytes([n])) for n, key in enumerate(everything) if rng.random() < 0.3}
+        if number % 5 < 3:
+            store.write(P, changes, 2 * number)
+        elif number % 5 == 3:
+            store.stage(P, changes)
+        else:
+            store.replay(P, *zip(*[(key, None) for key in changes], strict=True), 2 * number)
+        if number % 17 == 16:
+            store.drop_staged()
+        rng.shuffle(runs)
+        expected = [[store.read(P, key) for key in run.keys] for run in runs]
+        assert store.reader(P).runs(runs) == expected
+        missing += sum(None in values for values in expected)
+    assert 0.2 < missing / len(runs) / 60 < 0.8
 
 
 def test_after_a_revoke_nothing_staged_is_left(store: Any) -> None:
@@ -233,6 +260,19 @@ def test_a_table_of_a_version_that_kept_no_ceiling_is_looked_up(rocks: BatchStor
     assert rocks.read(P, b"hu") == record(9)
 
 
+def test_a_partition_can_be_opened_again_after_its_runs_were_read(rocks: BatchStore) -> None:
+    """An iterator that is still there keeps the database open, and locked."""
+    run = KeyRun(segments_prefix(b"u"), 5)
+    rocks.write(P, {key: record(1) for key in run.keys}, 0)
+    reader = rocks.reader(P)
+    assert reader.runs([run]) == [[record(1)] * 5]
+    with pytest.raises(TypeError) as failed:
+        reader.runs([run, cast(Any, None)])
+    reopened(rocks)
+    assert rocks.reader(P).runs([run]) == [[record(1)] * 5]
+    assert failed.traceback  # kept until here: frames keep their variables
+
+
 def test_records_of_a_revoked_partition_are_dropped(rocks: BatchStore) -> None:
     replay(rocks, 0, (b"hu", record(1)))
     assert not list(rocks.partitions())
@@ -263,7 +303,7 @@ def test_a_write_in_another_thread_hides_no_value_from_readers(rocks: BatchStore
 
     def look() -> None:
         while not stop.is_set():
-            value = rocks.reader(P)(b"hu")
+            value = rocks.reader(P).get(b"hu")
             assert value is not None
             offset = applied(value)
             assert offset >= seen[0]

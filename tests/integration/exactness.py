@@ -11,6 +11,7 @@ import numpy as np
 from agents.batch import DecodedRun
 from agents.ingest import Ingest
 from streamer.core.state_records import applied, decode_heads, head_dtype
+from streamer.core.stored import LookedUp
 from streamer.transport.log_reader import LogRecord, read_log
 
 Table = dict[tuple[int, bytes], bytes]
@@ -51,7 +52,7 @@ def recompute(ingest: Ingest, log: list[LogRecord], topic: str, batch: int = 500
     from faust.types import TP
 
     table: Table = {}
-    ingest._reader = lambda partition: lambda key: table.get((partition, key))
+    ingest._reader = lambda partition: LookedUp(lambda key: table.get((partition, key)))
     by_partition: dict[int, list[LogRecord]] = {}
     for record in log:
         by_partition.setdefault(record.partition, []).append(record)

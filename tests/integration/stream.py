@@ -21,6 +21,7 @@ from streamer.core.interests import Decay
 from streamer.core.partitioner import Partitioner
 from streamer.core.popularity import Popularity
 from streamer.core.protocol import ItemRecord, decode_item_vector, encode
+from streamer.core.stored import LookedUp
 from streamer.serving.artefact import release_record
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
@@ -176,7 +177,7 @@ class Deployment:
             settings.event_types,
             options,
             lambda: champion,
-            lambda p: lambda key: None,
+            lambda p: LookedUp(lambda key: None),
             texts,
             recommend,
         )

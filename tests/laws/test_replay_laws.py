@@ -14,7 +14,7 @@ from streamer.core import replay
 from streamer.core.replay import EMPTY, UNKNOWN, Replay, applied_offsets
 from streamer.core.state_records import SCHEMA, applied
 
-KEYS = [b"ha", b"hb", b"hc", b"s\0a", b"c\0\1b"]
+KEYS = [b"ha", b"hb", b"hc", b"pa\xffs\0", b"pb\xffc\1"]
 
 Log = list[tuple[bytes, bytes | None]]
 

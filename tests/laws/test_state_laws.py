@@ -17,7 +17,7 @@ from streamer.core.events import Event
 from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
 from streamer.core.rolling_counts import LEVELS
-from streamer.core.state_records import SCHEMA, TAIL_ENTRY, applied, head_dtype
+from streamer.core.state_records import SCHEMA, TAIL_ENTRY, applied, head_dtype, user_of_key
 from streamer.core.user_state import Outcome, UserStates
 from streamer.errors import UnknownSchema
 from tests.laws.reference import Reference, Source
@@ -290,7 +290,7 @@ def test_records_survive_a_round_trip(history: History) -> None:
     assert written == {key: value for key, value in store.items() if key[:1] == b"h"}
     newest = {name: reference.applied_offset for name, reference in reference_of(history)[0].users.items()}
     for key, value in store.items():
-        user = key[{b"h": 1, b"s": 2, b"c": 3}[key[:1]] :].decode()
+        user = user_of_key(key).decode()
         assert 0 < applied(value) <= newest[user]
 
 

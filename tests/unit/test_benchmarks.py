@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from benchmarks import growth, memory, outputs, race, report, snapshot, soak, throughput, workloads
@@ -16,7 +17,10 @@ from benchmarks.figures import Figure, Result
 from benchmarks.growth import Cost
 from benchmarks.outputs import WrongOutput
 from benchmarks.race import Moment, Speed
+from benchmarks.states import EVENTS_EACH, WINDOW, lived, records
+from streamer.core.event_types import EventTypes
 from streamer.core.protocol import Label, Profile, Recommendation, Recommendations, Source
+from streamer.core.user_state import UserStates
 from streamer.errors import DataError
 
 RATINGS = """user_id:token\titem_id:token\trating:float\ttimestamp:float
@@ -342,3 +346,14 @@ def test_the_snapshot_that_is_measured_holds_what_was_counted() -> None:
     assert found["edges"].value > 10_000
     assert found["snapshot"].value > 0.01
     assert {"counting", "copying", "packing", "unpacking", "restoring", "records", "items"} < set(found)
+
+
+# ---------------------------------------------------------------------- states
+def test_users_that_have_lived_can_be_read_back() -> None:
+    made = dict(records(lived(2, 4, 50), range(5), 1000))
+    assert len(made) == 5
+    for turn, (user, pairs) in enumerate(made.items()):
+        states = UserStates.load([user], dict(pairs).get, 4, WINDOW, EventTypes.DEFAULT)
+        assert states.heads["applied"].tolist() == [1000 + turn]
+        assert states.heads["version"].tolist() == [EVENTS_EACH]
+        assert states.windows.entries(np.array([0]))[1].tolist() == [WINDOW]

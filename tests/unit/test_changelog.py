@@ -70,7 +70,7 @@ async def changelog(log: Log, store: Store, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_contiguous_appends_tell_how_far_local_state_covers_the_log(changelog: Changelog) -> None:
-    assert await changelog.append(P, [], [[(b"s0u", head(1)), (b"hu", head(1))]]) == 1
+    assert await changelog.append(P, [], [[(b"pu\xffs\0", head(1)), (b"hu", head(1))]]) == 1
     assert await changelog.append(P, [(b"hu", head(2)), (b"hv", head(3))]) == 3
 
 

@@ -30,6 +30,7 @@ from streamer.core.signals.options import HIDDEN
 from streamer.core.signals.rows import SignalRows
 from streamer.core.signals.shared import WARM_ROWS, ItemNumbers, SharedSignals
 from streamer.core.signals.weights import LEARNER_KEY, Published, Shipped
+from streamer.core.stored import LookedUp
 from streamer.errors import UnknownSchema
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
@@ -94,7 +95,7 @@ class OneWorker:
             types,
             StateOptions(100, 3_600_000, Decay()),
             lambda: champion,
-            lambda partition: self.table.get,
+            lambda partition: LookedUp(self.table.get),
             None,  # type: ignore[arg-type]  # no event has a text
             recommend,
             collaborate=self.collaborate,

@@ -14,6 +14,7 @@ from streamer.core.event_types import EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import label_hash
 from streamer.core.protocol import ItemRecord
+from streamer.core.state_records import segment_key
 from streamer.core.user_state import UserStates
 from streamer.transport.log_reader import LogRecord
 
@@ -85,7 +86,12 @@ def test_the_changelogs_newest_record_is_the_one_applied_last(records: dict[byte
     old = UserStates.load([b"u"], empty.get, 4, 100, TYPES)
     old.touch(np.zeros(1, np.int64))
     stale = old.changes().groups()[0][-1][1]  # a zombie's: applied -1
-    for key, value in ((b"hu", records[b"hu"]), (b"hu", stale), (b"hv", stale), (b"s\x00v", stale)):
+    for key, value in (
+        (b"hu", records[b"hu"]),
+        (b"hu", stale),
+        (b"hv", stale),
+        (segment_key(b"v", 0), stale),
+    ):
         inspect.take_newest(kept, LogRecord(0, 0, 0, key, value), b"u")
     assert kept == {b"hu": records[b"hu"]}
     inspect.take_newest(kept, LogRecord(0, 0, 0, b"hu", None), b"u")

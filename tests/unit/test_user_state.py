@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,29 @@ from streamer.core.event_types import REFRESH_CODE, EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import event_hash, item_hash
 from streamer.core.runs import Runs
-from streamer.core.state_records import ENTRY, SEGMENT, head_dtype, is_head_key, user_of_key
+from streamer.core.state_records import (
+    CHUNK_RING,
+    ENTRY,
+    SCHEMA,
+    SEGMENT,
+    chunk_key,
+    chunks_prefix,
+    head_dtype,
+    head_key,
+    is_head_key,
+    past_prefix,
+    segment_key,
+    segments_prefix,
+    user_of_key,
+)
+from streamer.core.stored import KeyRun
 from streamer.core.user_state import Outcome, UserStates, applied
 from streamer.errors import StateError, UnknownSchema
 
 TYPES = EventTypes.DEFAULT
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
+FIRST = segment_key(b"u", 0)
 
 
 def load(store: dict[bytes, bytes], keys: list[bytes], hidden: int = 3, window: int = 100) -> UserStates:
@@ -90,7 +107,7 @@ def test_head_is_the_last_of_a_users_records() -> None:
         states.absorb(np.array([0]), columns([START_MS], [number], [number + 1], item=number + 1))
     (records,) = states.changes().groups()
     # A window of 16 has one slot: the second segment pushed the first into a seen chunk.
-    assert [key for key, _ in records] == [b"s\0u", b"c\0\0u", b"hu"]
+    assert [key for key, _ in records] == [segment_key(b"u", 0), chunk_key(b"u", 0), b"hu"]
     assert [applied(value) for _, value in records] == [31, 31, 31]
     assert sorted(states.seen(np.array([0]))[1].tolist()) == list(range(1, 33))
 
@@ -127,7 +144,7 @@ def test_without_seen_chunks_none_is_read_or_written() -> None:
     for number in range(40):
         states.absorb(np.array([0]), columns([START_MS], [number], [number + 1], item=number + 1))
     (records,) = states.changes().groups()
-    assert {key[:1] for key, _ in records} == {b"s", b"h"}
+    assert {record[1:2] for _, record in records} == {b"s", b"h"}
     # 40 events in segments of 16: the window's, and what is open
     assert len(states.seen(np.array([0]))[1]) == 16 + 8
 
@@ -135,12 +152,12 @@ def test_without_seen_chunks_none_is_read_or_written() -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda store: store.pop(b"s\0u"), "missing"),
-        (lambda store: store.update({b"s\0u": store[b"s\1u"]}), "segment 1 lies where segment 0"),
-        (lambda store: store.update({b"s\0u": store[b"s\0u"][:-1]}), "413 bytes"),
+        (lambda store: store.pop(FIRST), "missing"),
+        (lambda store: store.update({FIRST: store[segment_key(b"u", 1)]}), "segment 1 lies where segment 0"),
+        (lambda store: store.update({FIRST: store[FIRST][:-1]}), "413 bytes"),
         (lambda store: store.update({b"hu": store[b"hu"][:-1]}), "damaged"),
         (lambda store: store.update({b"hu": b""}), "is no head record"),
-        (lambda store: store.update({b"hu": store[b"s\0u"]}), "is no head record"),
+        (lambda store: store.update({b"hu": store[FIRST]}), "is no head record"),
     ],
 )
 def test_damaged_records_are_named(damage: object, says: str) -> None:
@@ -152,11 +169,11 @@ def test_damaged_records_are_named(damage: object, says: str) -> None:
 
 def test_a_newer_schema_is_refused_whatever_its_length() -> None:
     store = stored(40)
-    for key in (b"hu", b"s\0u"):
-        with pytest.raises(UnknownSchema, match="schema version 3, this release reads 2"):
-            load({**store, key: b"\3" + store[key][1:] + b"more"}, [b"u"])
+    for key in (b"hu", FIRST):
+        with pytest.raises(UnknownSchema, match=f"schema version {SCHEMA + 1}, this release reads {SCHEMA}"):
+            load({**store, key: bytes([SCHEMA + 1]) + store[key][1:] + b"more"}, [b"u"])
     with pytest.raises(StateError, match="cut off"):
-        applied(b"\2h")
+        applied(bytes([SCHEMA]) + b"h")
 
 
 def test_columns_of_events() -> None:
@@ -200,6 +217,38 @@ def test_blocks_hold_every_event_of_every_run_in_its_order() -> None:
     assert found == {who: np.flatnonzero(user == who).tolist() for who in (0, 1, 3, 5)}
     assert [at.shape for _, at in runs.blocks()] == [(1, 4), (1, 2), (3, 1)]
     assert list(Runs.of(np.zeros(0, np.int64)).blocks()) == []
+
+
+def test_keys_belong_to_one_user_whose_past_lies_side_by_side() -> None:
+    users = [
+        "u",
+        "u\0",
+        "u\x01",
+        "us",
+        "us\0",
+        "uc",
+        "\0",
+        "p",
+        "h",
+        "ps\0",
+        "é",
+        "u\U0010ffff",
+        "",
+        "s",
+        "c",
+    ]
+    keys: dict[bytes, bytes] = {}
+    for user in [name.encode() for name in users]:
+        mine = KeyRun(chunks_prefix(user), CHUNK_RING).keys + KeyRun(segments_prefix(user), 255).keys
+        assert mine == sorted(mine)
+        assert mine == [chunk_key(user, n) for n in range(CHUNK_RING)] + [
+            segment_key(user, n) for n in range(255)
+        ]
+        assert all(key.startswith(past_prefix(user)) for key in mine)
+        for key in [head_key(user), *mine]:
+            assert keys.setdefault(key, user) == user_of_key(key) == user
+    past = [user for key, user in sorted(keys.items()) if not is_head_key(key)]
+    assert len([user for user, _ in itertools.groupby(past)]) == len(users)
 
 
 def test_keys_name_their_user() -> None:

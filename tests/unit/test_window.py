@@ -6,9 +6,19 @@ from numpy.typing import NDArray
 
 from streamer.core.absorb_kernels import APPLIED, CURSOR, DUPLICATE, EVENT
 from streamer.core.runs import Runs
-from streamer.core.seen import SeenChunks
-from streamer.core.state_records import CHUNK_HASHES, CHUNK_RING, ENTRY, applied, fresh_head, segment_slots
-from streamer.core.window import BehaviourWindows
+from streamer.core.seen import SeenChunks, stored_chunks
+from streamer.core.state_records import (
+    CHUNK_HASHES,
+    CHUNK_RING,
+    ENTRY,
+    applied,
+    chunks_prefix,
+    fresh_head,
+    segment_slots,
+    segments_prefix,
+)
+from streamer.core.stored import KeyRun
+from streamer.core.window import BehaviourWindows, stored_segments
 from streamer.errors import StateError
 
 ME = np.array([0])
@@ -30,10 +40,14 @@ def push(windows: BehaviourWindows, heads: NDArray[np.void], number: int, offset
 def filled(events: int, window: int, heads: NDArray[np.void] | None = None) -> BehaviourWindows:
     """Window of one user after events 1..n; item and event id are the event's number."""
     heads = fresh_head(2, segment_slots(window)) if heads is None else heads
-    windows = BehaviourWindows(heads, [b"u"], [dict[bytes, bytes]().get], window)
+    windows = BehaviourWindows(heads, [b"u"], [], window)
     for number in range(1, events + 1):
         assert push(windows, heads, number, number) == APPLIED
     return windows
+
+
+def stored(heads: NDArray[np.void], store: dict[bytes, bytes]) -> list[bytes | None]:
+    return list(map(store.get, KeyRun(segments_prefix(b"u"), int(stored_segments(heads)[0])).keys))
 
 
 def numbers(windows: BehaviourWindows) -> list[int]:
@@ -77,18 +91,18 @@ def test_what_falls_out_is_handed_over_oldest_first() -> None:
 def test_a_window_of_another_length_is_fitted(events: int, old: int, new: int) -> None:
     heads = fresh_head(2, segment_slots(old))
     store: dict[bytes, bytes] = {}
-    before = BehaviourWindows(heads, [b"u"], [store.get], old)
+    before = BehaviourWindows(heads, [b"u"], stored(heads, store), old)
     for number in range(1, events + 1):
         push(before, heads, number, number)
     store.update(before.take_changes(ME).get(0, []))
     held = numbers(before)
-    fitted = BehaviourWindows(heads, [b"u"], [store.get], new)
+    fitted = BehaviourWindows(heads, [b"u"], stored(heads, store), new)
     # The ring may hold up to 15 events more than the old window.
     assert numbers(fitted)[-len(held) :] == held[-new:][-len(numbers(fitted)) :]
     moved = fitted.take_changes(ME).get(0, [])
     assert {applied(value) for _, value in moved} <= {events}
     store.update(moved)
-    assert numbers(BehaviourWindows(heads, [b"u"], [store.get], new)) == numbers(fitted)
+    assert numbers(BehaviourWindows(heads, [b"u"], stored(heads, store), new)) == numbers(fitted)
     # Nothing is forgotten: it is still in the ring, or handed over.
     lost = [number for _, entries, _ in fitted.fallen for number in entries["event"].tolist()]
     assert sorted(lost + fitted.items(ME, np.ones(32, np.bool_))[1].tolist())[-len(held) :] == held
@@ -101,7 +115,8 @@ def test_a_window_must_fit_the_ring() -> None:
 
 
 def chunks_of(counts: NDArray[np.uint16], store: dict[bytes, bytes]) -> SeenChunks:
-    return SeenChunks(counts, [b"u"], [store.get])
+    run = KeyRun(chunks_prefix(b"u"), int(stored_chunks(counts)[0]))
+    return SeenChunks(counts, [b"u"], list(map(store.get, run.keys)))
 
 
 def test_seen_items_are_kept_once_and_in_chunks() -> None:
@@ -110,12 +125,12 @@ def test_seen_items_are_kept_once_and_in_chunks() -> None:
     chunks.add(0, [5, 6, 5], 10)
     chunks.add(0, range(6, CHUNK_HASHES + 10), 11)
     store.update(chunks.take_changes()[0])
-    assert {key: applied(value) for key, value in store.items()} == {b"c\0\0u": 11, b"c\0\1u": 11}
+    assert {key: applied(value) for key, value in store.items()} == {b"pu\xffc\0": 11, b"pu\xffc\1": 11}
     assert chunks.take_changes() == {}
     again = chunks_of(counts, store)
     again.add(0, [5, 1_000], 12)
     assert again.items(ME)[1].tolist() == [*range(5, CHUNK_HASHES + 10), 1_000]
-    assert [key for key, _ in again.take_changes()[0]] == [b"c\0\1u"]
+    assert [key for key, _ in again.take_changes()[0]] == [b"pu\xffc\1"]
 
 
 def test_the_oldest_chunk_makes_room() -> None:
@@ -131,5 +146,5 @@ def test_the_oldest_chunk_makes_room() -> None:
     counts[0] = 2**16 - 1
     full = chunks_of(counts, store)
     full.add(0, range(10**6, 10**6 + 2 * CHUNK_HASHES), 2)
-    assert b"c\0\x3fu" in dict(full.take_changes()[0])
+    assert b"pu\xffc\x3f" in dict(full.take_changes()[0])
     assert int(counts[0]) >= CHUNK_RING
