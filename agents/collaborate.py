@@ -185,7 +185,7 @@ class Collaborate:
         ranked = signals.rank(self.contexts(past), k, theirs, extra, barred)
         row = np.where(ranked.item != NONE, rows[ranked.item], -1)
         reason = np.where(ranked.because != NONE, rows[ranked.because], -1)
-        code = np.where(row >= 0, ranked.signal, -1).astype(np.int64)
+        code = np.where(row >= 0, ranked.signal.astype(np.int64), -1)  # of bytes NumPy would make -1 a 255
         blended = Blended(ranked.score, row, reason, code, published.name)
         places = choose(ranked.score, row)
         if places is not None:

@@ -384,3 +384,24 @@ def test_item_numbers_stay() -> None:
     assert (numbers.rows(np.array([3, 5], np.uint64)) == before).all()
     assert numbers.rows(np.array([[9, 0]], np.uint64)).tolist() == [[-1, -1]]
     assert len(numbers) == 4
+
+
+def test_who_has_taken_nearly_everything_gets_a_short_list(artefact: Path) -> None:
+    worker = OneWorker(artefact)
+    for start in range(0, 2_500, 50):
+        worker.take(records(50, start))
+    start_ms = START_MS + 2_500 * 20_000
+    bought = []
+    for at in range(ITEMS - 3):
+        event = {
+            "event_id": f"b{at}",
+            "user_id": "collector",
+            "type": "purchase",
+            "timestamp_ms": start_ms + at,
+            "item_id": f"i{at}",
+        }
+        bought.append(_Record(b"collector", json.dumps(event).encode(), 2_500 + at, start_ms + at))
+    (made,) = lists(worker.take(bought))
+    assert made["strategy"] == "blend"
+    assert {item["item_id"] for item in made["items"]} == {f"i{at}" for at in range(ITEMS - 3, ITEMS)}
+    assert all(item["signal"] for item in made["items"])
