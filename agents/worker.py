@@ -49,7 +49,7 @@ from streamer.transport.app import BatchApp, state_folder
 from streamer.transport.batch_producer import BatchProducer
 from streamer.transport.changelog import Changelog
 from streamer.transport.fatal import FATAL_EXIT_CODE
-from streamer.transport.log_reader import LogFollower
+from streamer.transport.log_reader import LogFollower, OnRecords
 from streamer.transport.pipeline import Pipeline, Processor
 from streamer.transport.sending import Delivery
 from streamer.transport.state_store import BatchStore
@@ -116,8 +116,8 @@ class Worker:
         self.items = FollowItems(self.loader, self._on_snapshot)
         self.collaborate = collaborative(s, s.event_types)
         self.followers = [
-            LogFollower(s.brokers, s.topic("models"), self.swap.on_records, s.kafka_options()),
-            LogFollower(s.brokers, s.topic("item-vectors"), self.items.on_records, s.kafka_options()),
+            self._follower("models", self.swap.on_records),
+            self._follower("item-vectors", self.items.on_records),
         ]
         self.counts: KeepCounts | None = None
         if self.collaborate is not None:
@@ -129,12 +129,10 @@ class Worker:
         return app
 
     def _follow_signals(self, shared: SharedSignals) -> None:
-        s, kafka = self.settings, self.settings.kafka_options()
+        s = self.settings
         signals = FollowSignals(shared, self.executor, self._learns)
-        self.followers.append(LogFollower(s.brokers, s.topic("signal-weights"), signals.on_weights, kafka))
-        self.signal_events = LogFollower(
-            s.brokers, s.topic("signal-events"), signals.on_events, kafka, gather_ms=COUNTED_EVERY_MS
-        )
+        self.followers.append(self._follower("signal-weights", signals.on_weights))
+        self.signal_events = self._follower("signal-events", signals.on_events, gather_ms=COUNTED_EVERY_MS)
         self.counts = KeepCounts(
             shared,
             signals,
@@ -143,8 +141,20 @@ class Worker:
             self._learns,
             brokers=s.brokers,
             topic=s.topic("signal-counts"),
-            security=kafka,
+            security=s.kafka_options(),
             every_s=s.signal_snapshot_s,
+        )
+
+    def _follower(self, name: str, on_records: OnRecords, gather_ms: int = 0) -> LogFollower:
+        """One whose failure ends the worker: without it lists would be made of what was true then, for ever."""
+        s = self.settings
+        return LogFollower(
+            s.brokers,
+            s.topic(name),
+            on_records,
+            s.kafka_options(),
+            gather_ms=gather_ms,
+            on_failure=self.app.die,
         )
 
     async def _measure(self) -> None:

@@ -108,9 +108,9 @@ def pack(counts: Counts, edge_half_life_ms: float) -> tuple[snapshot.Head, dict[
 
 
 def unpack(head: snapshot.Head, records: dict[bytes, bytes]) -> Counts:
-    found, faults = snapshot.newest(records)
-    assert found == head, faults
-    return snapshot.decode(found, records)
+    found, faults = snapshot.whole(records)
+    assert found == [head], faults
+    return snapshot.decode(head, records)
 
 
 async def over_kafka(brokers: str, shared: SharedSignals) -> dict[str, Figure]:

@@ -123,8 +123,8 @@ class BatchProducer:
         if self._producer is not None:
             await self._producer.stop()
 
-    async def abandon(self) -> None:
-        """Throw away what is unsent or unacknowledged; the next producer has a new producer id."""
+    async def drop(self) -> None:
+        """Close at once; what is unsent or unacknowledged is thrown away."""
         old, self._producer = self._producer, None
         if old is not None:
             if old._sender.sender_task is not None:
@@ -132,6 +132,10 @@ class BatchProducer:
             await old.client.close()
             old._message_accumulator.fail_all(LostOwnership("the partition was revoked"))
             old._closed = True
+
+    async def abandon(self) -> None:
+        """Throw away what is unsent or unacknowledged; the next producer has a new producer id."""
+        await self.drop()
         await self.start()
 
 

@@ -25,7 +25,9 @@ RETRY_S = 1.0
 TOPIC_CHECK_S = 30.0
 """How often a follower looks for new partitions of its topic."""
 
-__all__ = ["LogFollower", "LogRecord", "iter_log", "log_extent", "read_log"]
+OnRecords = Callable[[list[LogRecord]], Awaitable[None]]
+
+__all__ = ["LogFollower", "LogRecord", "OnRecords", "iter_log", "log_extent", "read_log"]
 
 
 async def iter_log(
@@ -117,21 +119,22 @@ class LogFollower:
     """Hands every record of a topic to `on_records`, in offset order per partition, for ever.
 
     An outage of the broker is waited out: positions are kept, and the log says it once. A topic that does not exist
-    yet is waited for. What `on_records` raises ends the follower; `caught_up()` and `join()` raise it on.
+    yet is waited for. What `on_records` raises ends the follower; `on_failure` is told, `caught_up()` and `join()` raise it on.
     """
 
     def __init__(
         self,
         brokers: str,
         topic: str,
-        on_records: Callable[[list[LogRecord]], Awaitable[None]],
+        on_records: OnRecords,
         security: Mapping[str, Any] | None = None,
         *,
         gather_ms: int = 0,
+        on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         """gather_ms: see LogCursor."""
         self._cursor = LogCursor(brokers, topic, security or {}, retry_ms=1000, gather_ms=gather_ms)
-        self._on_records = on_records
+        self._on_records, self._on_failure = on_records, on_failure
         self._caught_up = asyncio.Event()
         self._start: dict[int, int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -150,6 +153,7 @@ class LogFollower:
         """
         self._start = dict(offsets or {})
         self._task = asyncio.create_task(self._follow(), name=f"follow {self._cursor.topic}")
+        self._task.add_done_callback(self._ended)
 
     async def caught_up(self) -> None:
         """Returns once `on_records` has had everything that was in the log when the topic was opened."""
@@ -168,6 +172,14 @@ class LogFollower:
             task.cancel()
             await asyncio.wait([task])
         await self._cursor.close()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if (
+            self._on_failure is not None
+            and not task.cancelled()
+            and (failure := task.exception()) is not None
+        ):
+            self._on_failure(failure)
 
     async def _or_failure(self, awaitable: Any) -> None:
         assert self._task is not None, "start() comes first"

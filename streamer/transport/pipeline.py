@@ -27,6 +27,9 @@ from streamer.transport.state_store import BatchStore
 
 P = TypeVar("P")
 
+WAITING_BYTES = 64 << 20
+"""What may wait, as it was fetched, before no more is taken: refused records are kept whole until they are dead letters."""
+
 
 class Processor(Protocol[P]):
     """What an agent does with runs."""
@@ -56,6 +59,8 @@ class Waiting(Generic[P]):
     run: Run
     """Without its records, which would fill the memory."""
     records: int
+    size: int
+    """Bytes of their keys and values."""
     prepared: P | asyncio.Future[P]
 
     @property
@@ -108,7 +113,7 @@ class Pipeline(Generic[P]):
     async def handle(self, runs: Sequence[Run], consumer: BatchConsumer) -> None:
         """Take the runs of one fetch; blocks while enough is waiting, which in turn stops the fetching."""
         self._consumer = consumer
-        await self._until(lambda: self._waiting_records() < 2 * self._size.most_events)
+        await self._until(self._has_room)
         if not consumer.flow_active:
             return
         for run in runs:
@@ -118,12 +123,17 @@ class Pipeline(Generic[P]):
 
     def _prepare(self, run: Run) -> Waiting[P]:
         prepared, n = self._processor.prepare(run), len(run.records)
+        size = sum(len(record.key or b"") + len(record.value or b"") for record in run.records)
         run = Run(run.tp, [], run.lane, run.span)
         if not isinstance(prepared, Awaitable):
-            return Waiting(run, n, prepared)
+            return Waiting(run, n, size, prepared)
         coming: asyncio.Future[P] = asyncio.ensure_future(prepared)
         coming.add_done_callback(lambda _: self._wake())
-        return Waiting(run, n, coming)
+        return Waiting(run, n, size, coming)
+
+    def _has_room(self) -> bool:
+        few = self._waiting_records() < 2 * self._size.most_events
+        return few and sum(w.size for w in self._waiting) < WAITING_BYTES
 
     def _waiting_records(self) -> int:
         return sum(w.records for w in self._waiting)

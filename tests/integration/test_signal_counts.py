@@ -30,8 +30,8 @@ def written(deployment: Deployment) -> tuple[Head, Counts] | None:
         for record in read_log(deployment.brokers, topic)
         if record.key is not None and record.value is not None
     }
-    head, _ = snapshot.newest(records)
-    return None if head is None else (head, snapshot.decode(head, records))
+    heads, _ = snapshot.whole(records)
+    return (heads[0], snapshot.decode(heads[0], records)) if heads else None
 
 
 def snapshot_of(deployment: Deployment, events: int) -> tuple[Head, Counts]:

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import streamer.transport.pipeline as transport_pipeline
 from streamer.core.batch_size import BatchSize
 from streamer.core.lane import Lane
 from streamer.errors import LostOwnership
@@ -182,7 +184,7 @@ async def deliver(
             if sent >= limit:
                 break
             sent += 1
-            records: Any = [SimpleNamespace(offset=o) for o in range(first, last + 1)]
+            records: Any = [record(o) for o in range(first, last + 1)]
             lane = world.lanes[p]
             runs.append(Run(TP("events", p), records, lane, lane.deliver(first, last)))
         await pipeline.handle(runs, world)
@@ -220,8 +222,8 @@ class Taken(World):
         return super().compute(work, lagging)
 
 
-async def backlog(world: Taken, rounds: int, size: int, batch: int) -> None:
-    """`rounds` fetches of a run of both partitions wait before the first batch is computed."""
+async def backlog(world: Taken, rounds: int, size: int, batch: int, value: bytes = b"") -> int:
+    """`rounds` fetches of a run of both partitions come before the first batch is computed; how many of them were held up."""
     anything: Any = world
     pipeline: Pipeline[list[int]] = Pipeline(
         anything,
@@ -234,18 +236,26 @@ async def backlog(world: Taken, rounds: int, size: int, batch: int) -> None:
         changelog=anything,
     )
     world.lanes = {p: Lane(0, 0) for p in range(PARTITIONS)}
+    deliveries = []
     for first in range(0, rounds * size, size):
         runs = []
         for p in range(PARTITIONS):
-            records: Any = [SimpleNamespace(offset=o) for o in range(first, first + size)]
+            records: Any = [record(o, value) for o in range(first, first + size)]
             runs.append(
                 Run(TP("events", p), records, world.lanes[p], world.lanes[p].deliver(first, first + size - 1))
             )
-        await pipeline.handle(runs, anything)
+        deliveries.append(asyncio.ensure_future(pipeline.handle(runs, anything)))
+        await asyncio.sleep(0)
+    held_up = sum(not delivery.done() for delivery in deliveries)
     loop = asyncio.ensure_future(pipeline.run_forever())
     while any(world.lanes[p].committable != rounds * size for p in range(PARTITIONS)):
         await asyncio.sleep(0)
     loop.cancel()
+    return held_up
+
+
+def record(offset: int, value: bytes = b"") -> Any:
+    return SimpleNamespace(offset=offset, key=b"", value=value)
 
 
 def test_a_backlog_is_taken_partition_by_partition() -> None:
@@ -253,3 +263,9 @@ def test_a_backlog_is_taken_partition_by_partition() -> None:
     asyncio.run(asyncio.wait_for(backlog(world, rounds=4, size=2, batch=8), 60))
     taken = [{p: len(runs) for p, runs in batch.items()} for batch in world.batches if batch]
     assert taken[:2] == [{0: 4}, {1: 4}], "all that waits of one partition, then of the next"
+
+
+def test_what_waits_is_bounded_by_its_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_pipeline, "WAITING_BYTES", 2 * PARTITIONS * 100)
+    held_up = asyncio.run(asyncio.wait_for(backlog(Taken(), 5, size=1, batch=100, value=b"x" * 100), 60))
+    assert held_up == 3, "two fetches fill it; the others come when it was computed"

@@ -82,10 +82,9 @@ def through_records(counts: Counts) -> Counts:
     checksums = [snapshot.checksum(each) for each in values]
     head = snapshot.headed("0123456789abcdef", 1, 7, {}, counts, checksums)
     records = {snapshot.part_key(1, number): value for number, value in enumerate(values)}
-    found, faults = snapshot.newest({**records, snapshot.head_key(1): head.encode()})
-    assert found == head
-    assert not faults
-    return snapshot.decode(found, records)
+    found = snapshot.whole({**records, snapshot.head_key(1): head.encode()})
+    assert found == ([head], [])
+    return snapshot.decode(head, records)
 
 
 def by_hash(shared: SharedSignals) -> dict[str, Any]:
@@ -197,10 +196,11 @@ def test_a_mixture_of_two_snapshots_is_never_taken_for_one(data: st.DataObject) 
     for writer in order[: data.draw(st.integers(0, len(order)))]:
         key, value = sent[writer].pop(0)
         log[key] = value
-    found, faults = snapshot.newest(log)
-    if found is None:
+    heads, faults = snapshot.whole(log)
+    if not heads:
         assert faults or snapshot.head_key(0) not in log
         return
+    found = heads[0]
     counts = snapshot.decode(found, log)
     assert counts.arrays["items"].tolist() == list(range(3 + int(found.id, 16)))
     assert counts.arrays["again"].tolist() == [0.0, 1.0, 2.0, 3.0]

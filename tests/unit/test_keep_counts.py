@@ -17,8 +17,9 @@ from agents.keep_counts import KeepCounts
 from streamer.core.signals import snapshot
 from streamer.core.signals.rows import PAST, SignalRows
 from streamer.core.signals.shared import WARM_ROWS, SharedSignals
+from streamer.core.signals.snapshot import Head
 from streamer.errors import LostOwnership
-from streamer.transport.batch_producer import Pair
+from streamer.transport.batch_producer import Pair, Sent
 from streamer.transport.log_cursor import LogRecord
 
 
@@ -28,11 +29,19 @@ class Log:
     def __init__(self) -> None:
         self.sent: list[Pair] = []
         self.refuses: int | None = None
+        self.hangs = self.sends_hang = self.sending = False
+        self.followed = 0
 
     @property
     def newest(self) -> dict[bytes, bytes]:
         kept = {key: value for key, value in self.sent if key is not None}
         return {key: value for key, value in kept.items() if value is not None}
+
+    @property
+    def snapshot(self) -> Head | None:
+        """The newest whole one."""
+        heads, _ = snapshot.whole(self.newest)
+        return heads[0] if heads else None
 
     def producer(self, **_: Any) -> Log:
         return self
@@ -40,11 +49,22 @@ class Log:
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
 
-    async def send(self, topic: str, partition: int, pairs: Iterable[Pair]) -> None:
+    async def drop(self) -> None:
+        self.sending = False
+
+    async def extent(self, *_: Any) -> dict[int, tuple[int, int]]:
+        return {0: (0, len(self.sent))}
+
+    async def send(self, topic: str, partition: int, pairs: Iterable[Pair]) -> list[Sent]:
+        base, pairs = len(self.sent), list(pairs)
         for pair in pairs:
             if self.refuses is not None and len(self.sent) >= self.refuses:
                 raise LostOwnership("the broker is away")
+            if self.sends_hang:
+                self.sending = True
+                await asyncio.Event().wait()
             self.sent.append(pair)
+        return [Sent(base, len(pairs))] if pairs else []
 
     def follower(
         self, brokers: str, topic: str, take: Callable[[list[LogRecord]], Awaitable[None]], _: Any
@@ -56,10 +76,15 @@ class Follower:
     def __init__(self, log: Log, take: Callable[[list[LogRecord]], Awaitable[None]]) -> None:
         self._log, self._take = log, take
 
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
+    async def start(self) -> None:
+        self._log.followed += 1
+
+    async def stop(self) -> None:
+        self._log.followed -= 1
 
     async def caught_up(self) -> None:
+        if self._log.hangs:
+            await asyncio.Event().wait()
         await self._take([LogRecord(0, at, 0, *pair) for at, pair in enumerate(self._log.sent)])
 
 
@@ -104,6 +129,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     log = Log()
     monkeypatch.setattr(keep_counts, "BatchProducer", log.producer)
     monkeypatch.setattr(keep_counts, "LogFollower", log.follower)
+    monkeypatch.setattr(keep_counts, "log_extent", log.extent)
     return log
 
 
@@ -142,6 +168,7 @@ async def test_slots_alternate_and_parts_beyond_the_new_number_are_withdrawn(
     monkeypatch.undo()
     monkeypatch.setattr(keep_counts, "BatchProducer", log.producer)
     monkeypatch.setattr(keep_counts, "LogFollower", log.follower)
+    monkeypatch.setattr(keep_counts, "log_extent", log.extent)
     await worker.counts.write()
     assert {key.partition(b"/")[0] for key in log.newest} == {b"0", b"1"}
     successor = OneWorker()  # knows of it only what the topic says
@@ -152,25 +179,25 @@ async def test_slots_alternate_and_parts_beyond_the_new_number_are_withdrawn(
     few = len(list(snapshot.parts("00" * 8, worker.shared.state().arrays)))  # type: ignore[union-attr]
     assert parts == {b"0/%d" % number for number in range(few)}
     assert few < many
-    assert snapshot.newest(log.newest)[1] == []
+    assert snapshot.whole(log.newest)[1] == []
 
 
 async def test_a_write_that_is_cut_short_leaves_the_snapshot_before_it(log: Log) -> None:
     worker = OneWorker()
     await worker.count(0, 12)
     await worker.counts.write()
-    first, whole = snapshot.newest(log.newest)[0], len(log.sent)
+    first, whole = log.snapshot, len(log.sent)
     assert first is not None
     for after in range(whole, 2 * whole):
         log.refuses = after
         await worker.count(12 + after - whole, 13 + after - whole)
         with pytest.raises(LostOwnership):
             await worker.counts.write()
-        assert snapshot.newest(log.newest)[0] == first
+        assert log.snapshot == first
         del log.sent[whole:]
         log.refuses = None
     await worker.counts.write()
-    second = snapshot.newest(log.newest)[0]
+    second = log.snapshot
     assert second is not None
     assert second.id != first.id
 
@@ -204,6 +231,63 @@ async def test_a_snapshot_of_another_release_is_said_and_all_is_counted(
     assert second.follow.reached == {}
 
 
+async def test_a_snapshot_that_does_not_fit_gives_way_to_the_one_before_and_then_its_slot_to_the_next(
+    log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = OneWorker()
+    await first.count(0, 15)
+    await first.counts.write()
+    good = log.snapshot
+    assert good is not None
+    await first.count(15, 17)
+    state = first.shared.state()
+    assert state is not None
+    state.arrays["counts/newest"] = np.full(3, -1)
+    monkeypatch.setattr(first.shared, "state", lambda: state)
+    await first.counts.write()
+    second = OneWorker()
+    assert await second.counts.begin() == {1: 15}
+    assert "does not fit: newest of the counts has shape (3,)" in caplog.text
+    await second.count(15, 18)
+    log.refuses = len(log.sent) + 1
+    with pytest.raises(LostOwnership):
+        await second.counts.write()
+    assert log.snapshot == good, "the one that cannot be gone on from is overwritten first"
+
+
+async def test_learners_by_turns_spare_each_other_s_newest_snapshot(log: Log) -> None:
+    one, other = OneWorker(), OneWorker()
+    for at, worker in enumerate([one, other, one, other, other, one]):
+        for each in (one, other):
+            await each.count(15 * at, 15 * at + 15)
+        before = log.snapshot
+        log.refuses = len(log.sent) + 1
+        with pytest.raises(LostOwnership):
+            await worker.counts.write()
+        assert log.snapshot == before
+        log.refuses = None
+        await worker.counts.write()
+        assert log.snapshot != before
+
+
+async def test_a_stop_waits_neither_for_the_snapshot_to_be_read_nor_for_it_to_be_sent(log: Log) -> None:
+    log.hangs = True
+    reading, writing = OneWorker(), OneWorker()
+    begun = asyncio.ensure_future(reading.counts.begin())
+    await asyncio.sleep(0.05)
+    assert log.followed == 1
+    await reading.counts.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await begun
+    assert log.followed == 0
+    await writing.count(0, 15)
+    log.hangs, log.sends_hang = False, True
+    writing.counts.start({1: 15})
+    await until(lambda: log.sending)
+    await writing.counts.stop()
+    assert not log.sending, "the producer was given up"
+
+
 async def test_the_learner_writes_when_enough_has_come_and_goes_on_after_a_failure(
     log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,7 +301,7 @@ async def test_the_learner_writes_when_enough_has_come_and_goes_on_after_a_failu
     worker.learns = True
     await until(lambda: "no snapshot was written" in caplog.text)
     log.refuses = None
-    await until(lambda: snapshot.newest(log.newest)[0] is not None)
+    await until(lambda: log.snapshot is not None)
     await asyncio.sleep(0.1)
     count = len(log.sent)
     await asyncio.sleep(0.1)
@@ -235,7 +319,7 @@ async def test_a_log_that_was_made_anew_is_counted_from_where_it_is_read(log: Lo
     second.counts.start({1: 0})  # it ended before 15, so that it is read from its beginning
     await second.counts.write()
     await second.counts.stop()
-    head = snapshot.newest(log.newest)[0]
+    head = log.snapshot
     assert head is not None
     assert head.reached == {1: 0}
 

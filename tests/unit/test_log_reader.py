@@ -145,13 +145,26 @@ async def test_what_the_callback_raises_ends_the_follower(log: type[FakeConsumer
     async def fail(records: list[log_reader.LogRecord]) -> None:
         raise ValueError("bad release")
 
-    follower = log_reader.LogFollower("b:1", "t", fail)
+    told: list[BaseException] = []
+    follower = log_reader.LogFollower("b:1", "t", fail, on_failure=told.append)
     await follower.start()
     with pytest.raises(ValueError, match="bad release"):
         await follower.caught_up()
     with pytest.raises(ValueError, match="bad release"):
         await follower.join()
     await follower.stop()
+    assert [str(failure) for failure in told] == ["bad release"]
+
+
+async def test_a_stop_is_no_failure(log: type[FakeConsumer]) -> None:
+    async def take(records: list[log_reader.LogRecord]) -> None: ...
+
+    told: list[BaseException] = []
+    follower = log_reader.LogFollower("b:1", "t", take, on_failure=told.append)
+    await follower.start()
+    await asyncio.wait_for(follower.caught_up(), 5)
+    await follower.stop()
+    assert not told
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def parts(id_: str, arrays: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
             yield bytes.fromhex(id_) + bytes(cramjam.zstd.compress(planes.data, level=LEVEL))
 
 
-def newest(records: Mapping[bytes, bytes]) -> tuple[Head | None, list[str]]:
-    """The head of the youngest whole snapshot among the topic's newest records, and what is wrong with younger ones.
+def whole(records: Mapping[bytes, bytes]) -> tuple[list[Head], list[str]]:
+    """The heads of whole snapshots among the topic's newest records, youngest first, and what is wrong with younger ones.
 
     By when the counts were copied, not by place in the log: a writer that was frozen may end its snapshot much later.
     """
@@ -144,12 +144,19 @@ def newest(records: Mapping[bytes, bytes]) -> tuple[Head | None, list[str]]:
             heads.append(_decode_head(value))
         except msgspec.MsgspecError as exc:
             faults.append(f"the snapshot in slot {slot} cannot be read: {exc}")
+    found: list[Head] = []
     for head in sorted(heads, key=lambda head: head.as_of_ms, reverse=True):
         fault = _fault(head, records)
         if fault is None:
-            return head, faults
-        faults.append(f"the snapshot {head.id} in slot {head.slot} is not whole: {fault}")
-    return None, faults
+            found.append(head)
+        elif not found:
+            faults.append(f"the snapshot {head.id} in slot {head.slot} is not whole: {fault}")
+    return found, faults
+
+
+def size(head: Head, records: Mapping[bytes, bytes]) -> int:
+    """Bytes of a whole snapshot's parts."""
+    return sum(len(records[part_key(head.slot, number)]) for number in range(len(head.checksums)))
 
 
 def _fault(head: Head, records: Mapping[bytes, bytes]) -> str | None:
