@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamer.core.events import Event
+from streamer.core.event_fields import EventFields
 from streamer.core.stored import Stored
 from streamer.core.user_state import Changes
 from streamer.transport.batch_producer import Outgoing
@@ -19,12 +19,14 @@ class DecodedRun:
     """The good events and requests of a run, and the letters to bury."""
 
     topic: str
-    events: list[Event] = field(default_factory=list)
+    fields: EventFields
     keys: list[bytes] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     record_times_ms: list[int] = field(default_factory=list)
     text_at: list[int] = field(default_factory=list)
     """Positions of the events that carry a text."""
+    texts: list[str] = field(default_factory=list)
+    """Theirs, until they are encoded."""
     text_content: np.ndarray | None = None
     """(len(text_at), 384) f32"""
     dead_letters: list[Outgoing] = field(default_factory=list)
@@ -37,7 +39,7 @@ class Batch:
     users: list[bytes] = field(default_factory=list)
     partitions: list[int] = field(default_factory=list)
     topics: dict[int, str] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
+    fields: list[EventFields] = field(default_factory=list)
     user: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     record_times_ms: list[int] = field(default_factory=list)
@@ -47,7 +49,7 @@ class Batch:
 
     @property
     def size(self) -> int:
-        return len(self.events)
+        return len(self.user)
 
     @classmethod
     def join(cls, work: dict[int, list[DecodedRun]]) -> list[Batch]:
@@ -71,7 +73,7 @@ class Batch:
             if min(numbers, default=before) < before:
                 return False
             self.user += numbers
-            self.events += run.events
+            self.fields.append(run.fields)
             self.offsets += run.offsets
             self.record_times_ms += run.record_times_ms
             self.text_at += [base + i for i in run.text_at]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from faust.types import TP
 
 from streamer import telemetry
 from streamer.core.dead_letters import dead_letter_headers
@@ -14,7 +15,8 @@ from streamer.core.protocol import ItemRecord, ItemVector, decode_item, encode
 from streamer.serving.micro_batcher import MicroBatcher, Priority
 from streamer.serving.text_encoder import TextEncoder
 from streamer.transport.batch_producer import Outgoing, Pair
-from streamer.transport.consumer import Record, Run
+from streamer.transport.consumer import Run
+from streamer.transport.log_batches import LoggedRecord
 from streamer.transport.sending import Delivery
 
 
@@ -25,26 +27,28 @@ class EmbedItems:
         self._topic, self._batcher, self._encoder = topic, batcher, encoder
 
     async def prepare(self, run: Run) -> Delivery:
-        newest: dict[bytes, tuple[Record, ItemRecord | None]] = {}
+        newest: dict[bytes, tuple[LoggedRecord, ItemRecord | None]] = {}
         delivery = Delivery()
         for record in run.records:
             decoded = decode_item(record.value, record.key)
             if isinstance(decoded, Rejected):
-                delivery.dead_letters.append(bury(record, decoded))
+                delivery.dead_letters.append(bury(run.tp, record, decoded))
             else:
                 assert record.key is not None
                 newest[record.key] = (record, decoded)
-        delivery.outputs[self._topic] = await self._embed(newest)
+        delivery.outputs[self._topic] = await self._embed(newest, run.tp.partition)
         return delivery
 
-    async def _embed(self, newest: dict[bytes, tuple[Record, ItemRecord | None]]) -> list[Pair]:
+    async def _embed(
+        self, newest: dict[bytes, tuple[LoggedRecord, ItemRecord | None]], partition: int
+    ) -> list[Pair]:
         present = [(record, item) for record, item in newest.values() if item is not None]
         digest = self._encoder().digest
         telemetry.ENCODER_TEXTS.labels("item").inc(len(present))
         vectors = await self._batcher.encode([item_text(item) for _, item in present], Priority.ITEM)
         withdrawn: list[Pair] = [(key, None) for key, (_, item) in newest.items() if item is None]
         return withdrawn + [
-            (record.key, encode(item_vector(record, item, digest, vector)))
+            (record.key, encode(item_vector(record.offset, partition, item, digest, vector)))
             for (record, item), vector in zip(present, vectors, strict=True)
         ]
 
@@ -59,23 +63,23 @@ class EmbedItems:
         """Nothing is kept from batch to batch."""
 
 
-def item_vector(record: Record, item: ItemRecord, digest: str, vector: np.ndarray) -> ItemVector:
-    """vector: (384,) f32, stored as fp16."""
+def item_vector(offset: int, partition: int, item: ItemRecord, digest: str, vector: np.ndarray) -> ItemVector:
+    """offset and partition of the item's record; vector: (384,) f32, stored as fp16."""
     return ItemVector(
         item_id=item.item_id,
         encoder=digest,
         vector=vector.astype("<f2").tobytes(),
         available=item.available,
         categories=list(item.categories),
-        offset=record.offset,
-        partition=record.partition,
+        offset=offset,
+        partition=partition,
     )
 
 
-def bury(record: Record, rejected: Rejected) -> Outgoing:
-    """The dead letter of a record: its original key, value and headers, and why."""
+def bury(tp: TP, record: LoggedRecord, rejected: Rejected) -> Outgoing:
+    """The dead letter of a record of a partition: its original key, value and headers, and why."""
     telemetry.DEAD_LETTERS.labels(rejected.reason).inc()
-    headers = dead_letter_headers(rejected, record.topic, record.partition, record.offset, record.headers)
+    headers = dead_letter_headers(rejected, tp.topic, tp.partition, record.offset, record.headers)
     return Outgoing(record.key, record.value, headers)
 
 

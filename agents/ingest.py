@@ -8,7 +8,6 @@ so each round touches a user at most once.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from agents.embed_items import bury
 from agents.recommend import Recommend
 from streamer import telemetry
 from streamer.core.columns import EventColumns, rounds
-from streamer.core.event_types import REFRESH, EventTypes
-from streamer.core.events import Event, EventDecoder, Rejected
+from streamer.core.event_fields import EventFields
+from streamer.core.event_types import EventTypes
+from streamer.core.events import EventDecoder
 from streamer.core.features import gap_feature, value_feature
-from streamer.core.hashing import item_hash
 from streamer.core.interests import Decay
 from streamer.core.put_off import PutOff
 from streamer.core.runs import Runs
@@ -37,8 +36,6 @@ from streamer.transport.sending import Delivery
 
 REFRESHED_AT_ONCE = 2000
 """Users whose refreshes, once put off, are made in one go: what is in memory at a time."""
-
-cached_item_hash = functools.lru_cache(1 << 17)(item_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,40 +81,27 @@ class Ingest:
         return self._with_texts(decoded) if decoded.text_at else decoded
 
     async def _with_texts(self, decoded: DecodedRun) -> DecodedRun:
-        texts = [decoded.events[i].text or "" for i in decoded.text_at]
-        telemetry.ENCODER_TEXTS.labels("event").inc(len(texts))
-        decoded.text_content = await self._batcher.encode(texts, Priority.EVENT)
+        telemetry.ENCODER_TEXTS.labels("event").inc(len(decoded.texts))
+        decoded.text_content = await self._batcher.encode(decoded.texts, Priority.EVENT)
+        decoded.texts = []
         return decoded
 
     def decode(self, run: Run) -> DecodedRun:
         """Split a run into good events and dead letters."""
-        records = run.records
-        events = self._decoder.decode_run(
-            [record.value for record in records],
-            [record.key for record in records],
-            run.tp.partition,
-            [record.timestamp for record in records],
+        records, n = run.records, len(run.records)
+        keys, times = [record.key for record in records], [record.timestamp for record in records]
+        found = self._decoder.decode_run(
+            [record.value for record in records], keys, run.tp.partition, np.fromiter(times, np.int64, n)
         )
-        decoded = DecodedRun(run.tp.topic)
-        if Rejected in set(map(type, events)):
-            decoded.dead_letters = [
-                bury(record, event)
-                for record, event in zip(records, events, strict=True)
-                if isinstance(event, Rejected)
-            ]
-            records = [
-                record for record, event in zip(records, events, strict=True) if isinstance(event, Event)
-            ]
-            telemetry.EVENTS.labels("rejected").inc(len(decoded.dead_letters))
-        decoded.events = [event for event in events if isinstance(event, Event)]
+        decoded = DecodedRun(run.tp.topic, found.fields)
+        if found.rejected:
+            decoded.dead_letters = [bury(run.tp, records[at], why) for at, why in found.rejected]
+            records = [records[at] for at in found.good.tolist()]
+            telemetry.EVENTS.labels("rejected").inc(len(found.rejected))
         decoded.keys = [record.key or b"" for record in records]
         decoded.offsets = [record.offset for record in records]
         decoded.record_times_ms = [record.timestamp for record in records]
-        decoded.text_at = [
-            at
-            for at, event in enumerate(decoded.events)
-            if event.text and event.type != REFRESH and self._types.by_name[event.type].uses_text
-        ]
+        decoded.text_at, decoded.texts = [at for at, _ in found.texts], [text for _, text in found.texts]
         return decoded
 
     # ------------------------------------------------------------------ in the executor
@@ -198,14 +182,12 @@ class Ingest:
         champion = self._champion()
         states = self._load(champion, batch)
         champion.rebuild_stale(states)
-        columns = EventColumns.from_events(
-            batch.events,
+        columns = EventColumns.of(
+            EventFields.join(batch.fields),
             np.array(batch.user, np.int64),
             np.array(batch.offsets, np.int64),
             np.array(batch.record_times_ms, np.int64),
-            self._types,
             champion.item_facts,
-            cached_item_hash,
         )
         text_vectors = self._text_vectors(champion, batch)
         refresh = self._recommend.begin(champion, states, batch)

@@ -91,7 +91,7 @@ def watch_stages() -> None:
         (Ingest, "decode", "decode"),
         (Batch, "join", "group by user"),
         (Ingest, "_load", "read states"),
-        (EventColumns, "from_events", "columns"),
+        (EventColumns, "of", "columns"),
         (UserStates, "absorb_all", "window and counters"),
         (Champion, "step_runs", "GRU"),
         (Champion, "count", "popularity"),

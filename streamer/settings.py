@@ -96,6 +96,7 @@ class Settings:
 
     # How it works
     max_batch_events: int = field(default=16_000, metadata=_by(values.whole(1, 100_000)))
+    """What a worker that lags takes at a time, if it is of half as many users at most; else fewer (`core/batch_size.py`)."""
     batch_wait_ms: float = field(default=20.0, metadata=_by(values.number(0, 1000)))
     """How far apart fetches, and with them batches, are at most held: at low load a batch waits until the last one's processor
     time is half of the time since it began, so that few events do not keep a worker as busy as many. 0 = never wait."""

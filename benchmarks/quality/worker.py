@@ -31,7 +31,8 @@ from streamer.serving.device import CPU
 from streamer.serving.micro_batcher import MicroBatcher
 from streamer.serving.model import Model
 from streamer.settings import Settings
-from streamer.transport.consumer import Record, Run
+from streamer.transport.consumer import Run
+from streamer.transport.log_batches import LoggedRecord
 from streamer.transport.sending import Delivery
 
 TOPIC = "events"
@@ -143,7 +144,7 @@ class InProcessWorker:
         delivery = self._take(requests)
         return self._lists(delivery.outputs.get(self._settings.topic("recommendations"), ()))
 
-    def _take(self, records: list[Record]) -> Delivery:
+    def _take(self, records: list[LoggedRecord]) -> Delivery:
         decoded: DecodedRun = self._ingest.decode(cast(Run, _Run(TP(TOPIC, 0), records)))
         delivery = self._ingest.compute({0: [decoded]})[0]
         self._table.update(delivery.changes())
@@ -190,7 +191,7 @@ class InProcessWorker:
         if start < len(users):
             yield first + start, last
 
-    def _records(self, first: int, last: int) -> list[Record]:
+    def _records(self, first: int, last: int) -> list[LoggedRecord]:
         log = self._log
         columns = (log.user, log.item, log.type, log.value, log.time_ms)
         names = {each.code: each.name for each in log.types}
@@ -214,14 +215,14 @@ class InProcessWorker:
 _encode = msgspec.json.Encoder().encode
 
 
-def _record(event: Event, offset: int) -> Record:
+def _record(event: Event, offset: int) -> LoggedRecord:
     """As it lies on `events`, written at its own time."""
-    return cast(Record, _Record(event.user_id.encode(), _encode(event), offset, event.timestamp_ms))
+    return cast(LoggedRecord, _Record(event.user_id.encode(), _encode(event), offset, event.timestamp_ms))
 
 
 class _Run(msgspec.Struct):
     tp: TP
-    records: list[Record]
+    records: list[LoggedRecord]
 
 
 def _no_texts(texts: list[str]) -> np.ndarray:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.event_types import REFRESH, REFRESH_CODE, EventTypes
+from streamer.core.event_fields import EventFields
+from streamer.core.event_types import EventTypes
 from streamer.core.events import Event
-from streamer.core.hashing import event_hash, item_hash, user_hash
+from streamer.core.hashing import item_hash
 
 CATEGORIES = 6
 """Categories of an item that count as interests; further ones are left out."""
@@ -19,8 +20,6 @@ ItemFacts = tuple[NDArray[np.bool_], NDArray[np.uint32]]
 """known (n,): the item has a vector; labels (n, 6): hashes of its categories, 0 = none."""
 ItemLookup = Callable[[NDArray[np.uint64]], ItemFacts]
 """From item hashes (n,), 0 = no item, to their facts."""
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +58,31 @@ class EventColumns:
         items: ItemLookup,
         hash_item: Callable[[str], int] = item_hash,
     ) -> EventColumns:
-        """Columns of `events`; users, offsets and times of their Kafka records (n,), -1 for a record without a time.
+        """As `of`; `hash_item` may be a cached `item_hash`."""
+        fields = EventFields.of(events, types, hash_item)
+        return cls.of(fields, users, offsets, record_times_ms, items)
 
-        `hash_item` may be a cached `item_hash`. A type must be in `types` (the decoder saw to it): KeyError otherwise.
-        """
-        n = len(events)
-        codes = {name: event_type.code for name, event_type in types.by_name.items()} | {
-            REFRESH: REFRESH_CODE
-        }
-        times = np.fromiter([event.timestamp_ms for event in events], np.int64, n)
+    @classmethod
+    def of(
+        cls,
+        fields: EventFields,
+        users: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        record_times_ms: NDArray[np.int64],
+        items: ItemLookup,
+    ) -> EventColumns:
+        """Columns of `fields`; users, offsets and times of their Kafka records (n,), -1 for a record without a time."""
         no_limit = np.iinfo(np.int64).max
-        times = np.minimum(times, np.where(record_times_ms < 0, no_limit, record_times_ms))
-        values = np.array([event.value for event in events], np.float64)
-        hashes = [0 if event.item_id is None else hash_item(event.item_id) for event in events]
-        item = np.fromiter(hashes, np.uint64, n)
-        type_codes = np.fromiter([codes[event.type] for event in events], np.uint8, n)
-        requests = type_codes == REFRESH_CODE
-        item[requests], values[requests] = 0, np.nan
-        person = _whom(events, type_codes, types, item)
-        known, labels = items(item)
+        known, labels = items(fields.item)
         return cls(
             user=users,
             offset=offsets,
-            time=times,
-            type=type_codes,
-            value=np.nan_to_num(np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)).astype(np.float32),
-            item=item,
-            person=person,
-            event=np.fromiter([event_hash(event.event_id) for event in events], np.uint32, n),
+            time=np.minimum(fields.time, np.where(record_times_ms < 0, no_limit, record_times_ms)),
+            type=fields.type,
+            value=fields.value,
+            item=fields.item,
+            person=fields.person,
+            event=fields.event,
             known=known,
             labels=labels,
         )
@@ -105,22 +101,6 @@ class EventColumns:
             self.known[rows],
             self.labels[rows],
         )
-
-
-def _whom(
-    events: Sequence[Event], type_codes: NDArray[np.uint8], types: EventTypes, item: NDArray[np.uint64]
-) -> NDArray[np.bool_]:
-    """Put into `item` (n,) the hashes of those who are followed without an item; where (n,) that is so."""
-    targeted = np.zeros(256, np.bool_)
-    targeted[[each.code for each in types if each.needs_target]] = True
-    person: NDArray[np.bool_] = targeted[type_codes] & (item == 0)
-    for at in np.flatnonzero(person).tolist():
-        whom = events[at].target_user_id
-        if whom is None:
-            person[at] = False
-        else:
-            item[at] = user_hash(whom)
-    return person
 
 
 def rounds(user: NDArray[np.int64]) -> list[NDArray[np.int64]]:

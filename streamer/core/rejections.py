@@ -150,6 +150,10 @@ def _reject_field(name: str, type_: Any, value: object) -> Rejected | None:
         msgspec.convert(0 if infinite else value, type_)
     except msgspec.ValidationError as exc:
         return Rejected(Reason.WRONG_TYPE, f"{name} is {shown(value)}: {clipped(str(exc), 200)}")
+    except UnicodeEncodeError:
+        return Rejected(
+            Reason.WRONG_TYPE, f"{name} is {shown(value)}: half of a surrogate pair is no character"
+        )
     if not _has_infinity(value):
         return None
     reason = Reason.TIMESTAMP_OUT_OF_RANGE if name == "timestamp_ms" else Reason.VALUE_OUT_OF_RANGE

@@ -7,6 +7,7 @@ from streamer.core import (
     counts_kernels,
     interests_kernels,
     json_kernels,
+    parse_kernels,
     ranking_kernels,
     window_kernels,
 )
@@ -17,6 +18,7 @@ KERNELS = (
     counts_kernels,
     interests_kernels,
     json_kernels,
+    parse_kernels,
     ranking_kernels,
     window_kernels,
     signals,

@@ -12,23 +12,21 @@ import collections
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from streamer import telemetry
 from streamer.core.lane import Lane, Span, Verdict
 from streamer.errors import LostOwnership
-from streamer.transport.log_batches import FetchedByBatch, runs
+from streamer.transport.log_batches import FetchedByBatch, LoggedRecord, runs
 from streamer.transport.paced_fetches import PacedFetches
 from streamer.transport.tolerant_records import tolerate
 
 if TYPE_CHECKING:
     from streamer.transport.app import BatchApp
-
-Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 
 FETCH_BYTES = 16 << 20
 """Of all partitions together in one fetch; one is worked on while the next is read."""
@@ -50,7 +48,7 @@ class Run:
     """Records of one partition, delivered together; `lane` is the identity of (partition, generation, seek)."""
 
     tp: TP
-    records: list[Record]
+    records: list[LoggedRecord]
     lane: Lane
     span: Span
 
@@ -149,7 +147,7 @@ class BatchConsumer(driver.Consumer):
             await self.app.recovery.nothing_fetched()
             return
         together: dict[str, list[Run]] = {}
-        for fetched_tp, (_, records) in cast(dict[TP, tuple[int, list[Record]]], fetched).items():
+        for fetched_tp, (_, records) in cast(dict[TP, tuple[int, list[LoggedRecord]]], fetched).items():
             tp = TP(*fetched_tp)
             if records and self.is_batch(tp):
                 together.setdefault(tp.topic, []).extend(await self._accept(tp, records))
@@ -185,11 +183,11 @@ class BatchConsumer(driver.Consumer):
         run = accepted[-1]
         last = run.records[-1]
         return run.tp, ConsumerMessage(
-            last.topic, last.partition, last.offset, last.timestamp / 1000, last.timestamp_type,
+            run.tp.topic, run.tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type,
             [], None, cast(Any, accepted), None, 0, 0, run.tp, generation_id=run.lane.generation,
         )  # fmt: skip
 
-    async def _accept(self, tp: TP, records: list[Record]) -> list[Run]:
+    async def _accept(self, tp: TP, records: list[LoggedRecord]) -> list[Run]:
         """Judge a fetch by its offsets. Refusing is safe: the next fetch shows the hole, and it is fetched again."""
         lane = self._lanes.get(tp)  # none before the seek
         active = (

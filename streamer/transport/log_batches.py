@@ -1,8 +1,8 @@
-"""Whole record batches of a log out of an aiokafka consumer, instead of one object per record.
+"""What is fetched out of an aiokafka consumer without its ConsumerRecords: parsed records as they are, or whole record batches.
 
-aiokafka takes 1.4 µs to make a ConsumerRecord out of a parsed record; iterating over a batch takes 0.2 µs. So for some topics
-the consumer is handed the batches as they lie in the log, each in place of a record. They are decoded (and decompressed)
-by whoever iterates over them, so what waits is as large as it was on the wire.
+aiokafka takes 1.4 µs to make a ConsumerRecord out of a parsed record; iterating over a batch takes 0.2 µs. So the consumer is
+handed the parsed records themselves. Of a log (a changelog) it is handed the batches, each in place of a record: they are
+decoded (and decompressed) by whoever iterates over them, so what waits is as large as it was on the wire.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 
 RUN_RECORDS = 4000
@@ -19,9 +19,16 @@ RUN_RECORDS = 4000
 
 
 class LoggedRecord(Protocol):
+    """aiokafka's DefaultRecord."""
+
     offset: int
-    key: bytes
+    timestamp: int
+    """ms; -1 where it has none."""
+    timestamp_type: int
+    key: Any
+    """bytes, or None"""
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 class LogBatch(Protocol):
@@ -35,27 +42,47 @@ class LogBatch(Protocol):
 
 def log_batches(fetched: PartitionRecords) -> Iterator[LogBatch]:
     """In place of aiokafka's iterator over records: checks each batch, and moves the position on."""
+    for batch in _checked(fetched):
+        fetched.next_fetch_offset = batch.next_offset
+        yield batch
+
+
+def bare_records(fetched: PartitionRecords) -> Iterator[LoggedRecord]:
+    """In place of aiokafka's iterator, as that one does where transactions are none of its business (`read_uncommitted`)."""
+    for batch in _checked(fetched):
+        for record in batch:
+            if record.offset >= fetched.next_fetch_offset:  # a batch may begin before the position
+                fetched.next_fetch_offset = record.offset + 1
+                yield record
+        fetched.next_fetch_offset = batch.next_offset
+
+
+def _checked(fetched: PartitionRecords) -> Iterator[LogBatch]:
     records = fetched._records
     while records.has_next():
         batch = records.next_batch()
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"{fetched._tp}: a record batch has the wrong checksum")
-        fetched.next_fetch_offset = batch.next_offset
-        if not batch.is_control_batch:
+        if batch.is_control_batch:
+            fetched.next_fetch_offset = batch.next_offset
+        else:
             yield batch
 
 
 class FetchedByBatch(collections.OrderedDict[Any, Any]):
-    """aiokafka's buffer of fetched data; that of partitions which `whole` names is read as record batches."""
+    """aiokafka's buffer of fetched data, read as bare records; that of partitions which `whole` names as record batches."""
 
     def __init__(self, whole: Callable[[Any], bool]) -> None:
         super().__init__()
         self._whole = whole
 
     def __setitem__(self, tp: Any, fetched: Any) -> None:
-        if isinstance(fetched, FetchResult) and self._whole(tp):
+        if isinstance(fetched, FetchResult):
             records = fetched._partition_records
-            records._records_iterator = log_batches(records)
+            if self._whole(tp):
+                records._records_iterator = log_batches(records)
+            elif records._isolation_level == READ_UNCOMMITTED:
+                records._records_iterator = bare_records(records)
         super().__setitem__(tp, fetched)
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import assume, example, given
+import numpy as np
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from streamer.core.event_fields import EventFields
 from streamer.core.event_types import REFRESH, EventType, EventTypes
 from streamer.core.events import (
-    FEW_RECORDS,
     LATEST_MS,
     MAX_AHEAD_MS,
     MAX_FLOAT32,
@@ -28,6 +29,7 @@ from streamer.core.protocol import ItemRecord, decode_item
 PARTITIONS = 8
 PARTITIONER = Partitioner("murmur2")
 STRICT = EventDecoder(EventTypes.DEFAULT, PARTITIONER, PARTITIONS)
+CRC = EventDecoder(EventTypes.DEFAULT, Partitioner("crc32"), PARTITIONS)
 LOOSE = EventDecoder(EventTypes.DEFAULT, None, PARTITIONS)
 FIELDS = Event.__struct_fields__
 SCHEMA = Draft202012Validator(
@@ -151,14 +153,102 @@ def test_a_legal_event_is_taken_as_it_is(event: tuple[dict[str, Any], int], esca
     assert written == {name: each for name, each in fields.items() if each is not None}
 
 
-def fields_of(found: Event | Rejected) -> object:
-    return (
-        found if isinstance(found, Rejected) else (*msgspec.structs.astuple(found)[:-1], bytes(found.context))
+odd_numbers = st.sampled_from(
+    ["0", "-0", "-0.0", "00", "01", "1.", ".5", "+1", "1e2", "1E-2", "0.1", "5.0", "-3.25", "123456789012345", "1234567890123456",
+     "0.000000000000001", "9007199254740993", "1e400", "NaN", "Infinity", "true", "null", "1700000000000.0", "-"]
+)  # fmt: skip
+odd_strings = st.sampled_from(
+    ['""', '"a\\u0041"', '"\\ud800"', '"a\\"b"', '"\\x"', '"tab\there"', '"unclosed', '"é"', '"😀"', '"' + "é" * 64 + '"']
+    + ['"' + "x" * n + '"' for n in (64, 65, 8192, 8193)]
+)  # fmt: skip
+odd_nests = st.sampled_from(["[1,]", "{}}", "[[[]]]", '{"a":{"b":[0,{}]}}', "[1 2]", "[" * 70 + "]" * 70])
+space = st.sampled_from(["", "", "", " ", "\n", "\t \r\n", "\f", "\u00a0"])
+
+
+@st.composite
+def spelled(draw: st.DrawFn) -> bytes:
+    """A record of `u`, written in any way, in which up to two things are odd."""
+    members = {
+        "event_id": json.dumps(draw(ids)),
+        "user_id": '"u"',
+        "type": json.dumps(
+            draw(st.sampled_from(["view", "rating", "follow", "refresh", "search", "Rating"]))
+        ),
+        "timestamp_ms": str(draw(st.integers(0, 2 * MAX_AHEAD_MS))),
+        "item_id": json.dumps(draw(ids), ensure_ascii=draw(st.booleans())),
+        "target_user_id": json.dumps(draw(ids | st.just("u"))),
+        "value": json.dumps(
+            draw(st.none() | st.integers(-1, 11) | st.floats(allow_nan=False, allow_infinity=False))
+        ),
+        "text": json.dumps(draw(ids), ensure_ascii=False),
+        "session_id": "null",
+        "context": json.dumps(draw(anything)),
+        draw(st.sampled_from(["unknown", "", "typo", "Type"])): json.dumps(draw(anything)),
+    }
+    for name in draw(st.sets(st.sampled_from(list(members)[4:]))):
+        del members[name]
+    for name in draw(st.lists(st.sampled_from(list(members)), max_size=2)):
+        members[name] = draw(
+            odd_numbers
+            | odd_strings
+            | st.sampled_from(["[1,]", "{}}", "[[[]]]", '{"a":{"b":[0,{}]}}', "[1 2]"])
+        )
+    parts = [(name, value) for name, value in members.items() if draw(st.integers(0, 30))]
+    parts += (
+        draw(st.lists(st.sampled_from(parts), max_size=1)) if parts and not draw(st.integers(0, 5)) else []
     )
+    parts = draw(st.permutations(parts))
+    inside = ",".join(
+        f'{draw(space)}"{name}"{draw(space)}:{draw(space)}{value}{draw(space)}' for name, value in parts
+    )
+    whole = (
+        draw(space)
+        + "{"
+        + inside
+        + draw(st.sampled_from(["}", "}", "}", "", ",}", "}}", "} {"]))
+        + draw(space)
+    )
+    return whole.encode(errors="surrogatepass")
 
 
+def careful(
+    decoder: EventDecoder, values: list[bytes | None], record_keys: list[bytes | None], times: list[int]
+) -> tuple[EventFields, list[int], list[tuple[int, str]], list[tuple[int, Rejected]]]:
+    """What comes of records that are looked at one by one."""
+    found = [
+        decoder.decode(*record, 0, time)
+        for record, time in zip(zip(values, record_keys, strict=True), times, strict=True)
+    ]
+    good = [at for at, each in enumerate(found) if isinstance(each, Event)]
+    events = [each for each in found if isinstance(each, Event)]
+    texts = [
+        (place, event.text)
+        for place, event in enumerate(events)
+        if event.text and event.type != REFRESH and EventTypes.DEFAULT.by_name[event.type].uses_text
+    ]
+    rejected = [(at, each) for at, each in enumerate(found) if isinstance(each, Rejected)]
+    return EventFields.of(events, EventTypes.DEFAULT), good, texts, rejected
+
+
+def assert_decoded_alike(
+    values: list[bytes | None], record_keys: list[bytes | None], times: list[int]
+) -> None:
+    for decoder in (STRICT, LOOSE, CRC):
+        fields, good, texts, rejected = careful(decoder, values, record_keys, times)
+        together = decoder.decode_run(values, record_keys, 0, np.array(times, np.int64))
+        assert together.rejected == rejected
+        assert together.good.tolist() == good
+        assert together.texts == texts
+        for name in EventFields.__slots__:
+            assert getattr(together.fields, name).tobytes() == getattr(fields, name).tobytes(), name
+
+
+@settings(deadline=None)
+@example(
+    records=[({"event_id": "e", "user_id": "u", "text": [], "value": "\ud800"}, 0)], mixed=False, data=None
+)
 @given(
-    st.lists(good() | st.tuples(nearly_good(), st.integers(0, 2**62)), min_size=FEW_RECORDS + 1, max_size=25),
+    st.lists(good() | st.tuples(nearly_good(), st.integers(0, 2**62)), max_size=25),
     st.booleans(),
     st.data(),
 )
@@ -167,7 +257,7 @@ def test_a_run_is_decoded_as_its_records_are(
 ) -> None:
     """Also where values hold newlines, so that two of them might be taken for others."""
     values: list[bytes | None] = [json.dumps(event).encode() for event, _ in records]
-    if mixed:
+    if mixed and values:
         at = data.draw(st.integers(0, len(values) - 1))
         odd = [
             None,
@@ -178,18 +268,34 @@ def test_a_run_is_decoded_as_its_records_are(
             b"[1",
             b"1]",
             (values[at] or b"")[:-3],
+            (values[at] or b"")[:-1] + b',"x":"\xc3\xa9"}',
+            (values[at] or b"")[:-1] + b',"x":"\xc3"}',
+            (values[at] or b"") + b"\xc3",
         ]
         values[at] = data.draw(st.sampled_from(odd))
     users = [event.get("user_id") for event, _ in records]
-    record_keys = [user.encode(errors="replace") if isinstance(user, str) else b"u" for user in users]
-    times = [recorded_ms for _, recorded_ms in records]
-    for decoder in (STRICT, LOOSE):
-        one_by_one = [
-            decoder.decode(value, key, 0, time)
-            for value, key, time in zip(values, record_keys, times, strict=True)
-        ]
-        together = decoder.decode_run(values, record_keys, 0, times)
-        assert list(map(fields_of, together)) == list(map(fields_of, one_by_one))
+    record_keys = [user.encode(errors="replace") if isinstance(user, str) else None for user in users]
+    assert_decoded_alike(values, record_keys, [recorded_ms for _, recorded_ms in records])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(spelled(), st.just(MAX_AHEAD_MS) | record_times), min_size=1, max_size=4))
+def test_a_run_is_decoded_as_its_records_are_however_they_are_spelled(
+    records: list[tuple[bytes, int]],
+) -> None:
+    values: list[bytes | None] = [value for value, _ in records]
+    assert_decoded_alike(values, [b"u"] * len(values), [time for _, time in records])
+
+
+@settings(deadline=None)
+@given(st.lists(spelled(), min_size=1, max_size=3), st.data())
+def test_no_cut_or_changed_byte_is_decoded_otherwise(records: list[bytes], data: st.DataObject) -> None:
+    values: list[bytes | None] = []
+    for value in records:
+        at = data.draw(st.integers(0, len(value) - 1))
+        byte = data.draw(st.sampled_from(list(b'{}[]",:\\ 0e-.\n\x00\x80\xc3\xff')))
+        values.append(data.draw(st.sampled_from([value[:at], value[:at] + bytes([byte]) + value[at + 1 :]])))
+    assert_decoded_alike(values, [b"u"] * len(values), [MAX_AHEAD_MS] * len(values))
 
 
 def test_each_reason_is_reachable() -> None:

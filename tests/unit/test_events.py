@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
+import numpy as np
 import pytest
 
-from streamer.core.event_types import EventTypes
+from streamer.core import parse_kernels
+from streamer.core.event_fields import EventFields
+from streamer.core.event_types import REFRESH_CODE, EventTypes
 from streamer.core.events import LATEST_MS, Event, EventDecoder, Reason, Rejected
-from streamer.core.partitioner import Partitioner
+from streamer.core.partitioner import Kind, Partitioner
+from streamer.core.rejections import MAX_TEXT_BYTES
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -136,14 +140,37 @@ def test_a_request_for_a_fresh_list_is_checked_as_an_event_is() -> None:
     assert reason(decode(json.dumps(GOOD | {"type": "refresh"}).encode(), b"v")) == Reason.KEY_MISMATCH
 
 
-def test_requests_between_events_are_decoded_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the cost of a whole run, that is: none of its records is looked at alone."""
-    decoder = EventDecoder(EventTypes.DEFAULT, None, 8)
-    monkeypatch.setattr(decoder, "decode", lambda *record: pytest.fail(f"{record} was looked at alone"))
-    kinds = ["view", "refresh", "search"] * 8
-    values = [json.dumps(GOOD | {"type": kind, "text": "t"}).encode() for kind in kinds]
-    found = decoder.decode_run(values, [b"u"] * 24, 0, [NOW_MS] * 24)
-    assert [event.type for event in found if isinstance(event, Event)] == kinds
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"type": "refresh"},
+        {"type": "search", "text": "blå skjorte"},
+        {"type": "rating", "value": 4.5},
+        {"type": "rating", "value": 4},
+        {"type": "view", "value": -0.25, "session_id": None},
+        {"type": "follow", "target_user_id": "v"},
+        {"item_id": "日本" * 10},
+        {"context": {"page": [1, {"a": None}], "quoted": 'a "b" \\n'}, "unknown": [[], {}], "": 1e9},
+    ],
+)
+def test_usual_records_are_plain(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is looked at alone, which costs several times as much."""
+    value = json.dumps(GOOD | changes, ensure_ascii=False).encode()
+    expected = EventFields.of([msgspec.json.decode(value, type=Event)], EventTypes.DEFAULT)
+    for partitioner in (None, Partitioner("murmur2"), Partitioner("crc32")):
+        decoder = EventDecoder(EventTypes.DEFAULT, partitioner, 8)
+        partition = 0 if partitioner is None else partitioner.partition(b"u", 8)
+        monkeypatch.setattr(decoder, "decode", lambda *record: pytest.fail(f"{record} was looked at alone"))
+        found = decoder.decode_run([value], [b"u"], partition, np.array([NOW_MS]))
+        for name in EventFields.__slots__:
+            assert getattr(found.fields, name).tolist() == getattr(expected, name).tolist(), name
+
+
+def test_limits_of_kernels_are_those_of_the_decoder() -> None:
+    assert parse_kernels.MAX_TEXT_BYTES == MAX_TEXT_BYTES
+    assert parse_kernels.NO_EVENT == REFRESH_CODE
+    assert {parse_kernels.PARTITIONERS[kind] for kind in get_args(Kind)} == {0, 1, 2}
 
 
 def test_timestamps_end_a_day_after_the_record() -> None:

@@ -1,4 +1,4 @@
-"""Record batches out of aiokafka's buffer: whole, checked, decoded by who iterates, and with the position moved on."""
+"""What comes out of aiokafka's buffer: batches, whole, checked and decoded by who iterates; records as from aiokafka itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
 
 from streamer.transport import log_batches
 from streamer.transport.log_batches import FetchedByBatch, runs
@@ -44,12 +45,14 @@ class Assignment:
     has_valid_position = True
 
 
-def fetched(tp: Any, data: bytes, position: int = 0) -> tuple[FetchResult, Assignment]:
+def fetched(
+    tp: Any, data: bytes, position: int = 0, buffer: dict[Any, Any] | None = None
+) -> tuple[FetchResult, Assignment]:
     assignment = Assignment()
     assignment.position = position
     records = PartitionRecords(tp, MemoryRecords(data), [], position, None, None, True, 0)
     result = FetchResult(tp, assignment=assignment, partition_records=records, backoff=0)
-    buffer = FetchedByBatch(lambda each: each.topic == "log")
+    buffer = FetchedByBatch(lambda each: each.topic == "log") if buffer is None else buffer
     buffer[tp] = result
     assert buffer[tp] is result
     return result, assignment
@@ -68,9 +71,30 @@ def test_a_changelog_is_handed_out_by_the_batch(codec: str) -> None:
     assert assignment.position == 21
 
 
-def test_other_topics_come_by_the_record() -> None:
-    result, _ = fetched(EVENTS, wire(0, b"a", b"b"))
-    assert [record.value for record in result.getall()] == [b"a", b"b"]
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+@pytest.mark.parametrize("position", [0, 10, 11, 12, 15, 20, 21])
+def test_other_topics_come_by_the_record_as_from_aiokafka(codec: str, most: int, position: int) -> None:
+    """Whatever is taken at a time, and also where the position lies within a batch, or in a hole behind one."""
+    data = wire(10, b"a", None, b"b", codec=codec) + wire(20, b"c", codec=codec)
+    result, assignment = fetched(EVENTS, data, position)
+    of_aiokafka, expected = fetched(EVENTS, data, position, buffer={})
+    while result.has_more():
+        wanted, taken = of_aiokafka.getall(most), result.getall(most)
+        assert [
+            (r.offset, r.timestamp, r.timestamp_type, r.key, r.value, tuple(r.headers)) for r in taken
+        ] == [(r.offset, r.timestamp, r.timestamp_type, r.key, r.value, r.headers) for r in wanted]
+        assert assignment.position == expected.position
+    assert not of_aiokafka.has_more()
+
+
+def test_a_control_batch_is_passed_over() -> None:
+    control = bytearray(wire(11, b"\x00\x00\x00\x00\x00\x00"))
+    control[22] |= 0x20  # attributes
+    control[17:21] = calc_crc32c(bytes(control[21:])).to_bytes(4, "big")
+    result, assignment = fetched(EVENTS, wire(10, b"a") + bytes(control) + wire(12, b"b"), 10)
+    assert [record.offset for record in result.getall()] == [10, 12]
+    assert assignment.position == 13
 
 
 def test_a_batch_with_a_wrong_checksum_is_refused() -> None:
