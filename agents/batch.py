@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.core.event_fields import EventFields
 from streamer.core.stored import Stored
@@ -20,9 +21,9 @@ class DecodedRun:
 
     topic: str
     fields: EventFields
-    keys: list[bytes] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    record_times_ms: list[int] = field(default_factory=list)
+    keys: list[bytes]
+    offsets: NDArray[np.int64]
+    record_times_ms: NDArray[np.int64]
     text_at: list[int] = field(default_factory=list)
     """Positions of the events that carry a text."""
     texts: list[str] = field(default_factory=list)
@@ -41,8 +42,8 @@ class Batch:
     topics: dict[int, str] = field(default_factory=dict)
     fields: list[EventFields] = field(default_factory=list)
     user: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    record_times_ms: list[int] = field(default_factory=list)
+    offsets: list[NDArray[np.int64]] = field(default_factory=list)
+    record_times_ms: list[NDArray[np.int64]] = field(default_factory=list)
     text_at: list[int] = field(default_factory=list)
     text_content: list[np.ndarray] = field(default_factory=list)
     index: dict[bytes, int] = field(default_factory=dict)
@@ -74,8 +75,8 @@ class Batch:
                 return False
             self.user += numbers
             self.fields.append(run.fields)
-            self.offsets += run.offsets
-            self.record_times_ms += run.record_times_ms
+            self.offsets.append(run.offsets)
+            self.record_times_ms.append(run.record_times_ms)
             self.text_at += [base + i for i in run.text_at]
             if run.text_content is not None:
                 self.text_content.append(run.text_content)

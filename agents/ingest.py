@@ -89,18 +89,17 @@ class Ingest:
     def decode(self, run: Run) -> DecodedRun:
         """Split a run into good events and dead letters."""
         records, n = run.records, len(run.records)
-        keys, times = [record.key for record in records], [record.timestamp for record in records]
-        found = self._decoder.decode_run(
-            [record.value for record in records], keys, run.tp.partition, np.fromiter(times, np.int64, n)
-        )
-        decoded = DecodedRun(run.tp.topic, found.fields)
+        keys = [record.key for record in records]
+        offsets = np.fromiter([record.offset for record in records], np.int64, n)
+        times_ms = np.fromiter([record.timestamp for record in records], np.int64, n)
+        values = [record.value for record in records]
+        found = self._decoder.decode_run(values, keys, run.tp.partition, times_ms)
+        decoded = DecodedRun(run.tp.topic, found.fields, keys, offsets, times_ms)
         if found.rejected:
+            decoded.keys = [keys[at] for at in found.good.tolist()]
+            decoded.offsets, decoded.record_times_ms = offsets[found.good], times_ms[found.good]
             decoded.dead_letters = [bury(run.tp, records[at], why) for at, why in found.rejected]
-            records = [records[at] for at in found.good.tolist()]
             telemetry.EVENTS.labels("rejected").inc(len(found.rejected))
-        decoded.keys = [record.key or b"" for record in records]
-        decoded.offsets = [record.offset for record in records]
-        decoded.record_times_ms = [record.timestamp for record in records]
         decoded.text_at, decoded.texts = [at for at, _ in found.texts], [text for _, text in found.texts]
         return decoded
 
@@ -130,7 +129,7 @@ class Ingest:
         for partition, runs in work.items():
             deliveries[partition].dead_letters = [letter for run in runs for letter in run.dead_letters]
             deliveries[partition].on_published = lag_observer(
-                [t for run in runs for t in run.record_times_ms[:1]]
+                [int(t) for run in runs for t in run.record_times_ms[:1]]
             )
         telemetry.BATCH_SECONDS.observe(time.perf_counter() - started)
         return deliveries
@@ -185,8 +184,8 @@ class Ingest:
         columns = EventColumns.of(
             EventFields.join(batch.fields),
             np.array(batch.user, np.int64),
-            np.array(batch.offsets, np.int64),
-            np.array(batch.record_times_ms, np.int64),
+            np.concatenate(batch.offsets),
+            np.concatenate(batch.record_times_ms),
             champion.item_facts,
         )
         text_vectors = self._text_vectors(champion, batch)
