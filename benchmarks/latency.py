@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from hdrh.histogram import HdrHistogram
 
 from benchmarks import figures
-from benchmarks.contestants import HEADWATER, PEERS, Contestant
+from benchmarks.contestants import HEADWATER, PEERS, WITH_SIGNALS, Contestant
 from benchmarks.figures import Figure, Result
 from benchmarks.load import Load
 from benchmarks.stage import Stage
@@ -69,7 +69,7 @@ def _goal(who: Contestant, rate: float, key: str) -> float | None:
 def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--rate", type=float, default=1000.0, help="events per second")
-    names = {each.name: each for each in (HEADWATER, *PEERS)}
+    names = {each.name: each for each in (HEADWATER, WITH_SIGNALS, *PEERS)}
     parser.add_argument("--who", choices=names, default=HEADWATER.name, help="whose worker")
     options = parser.parse_args()
     who = names[options.who]

@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.compiled import fixed
 from streamer.core.signals.blend import Blend
 from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.lists import SINGLES
+from streamer.core.signals.number_kernels import FREE, find, place
 from streamer.core.signals.options import HIDDEN, SignalOptions
 from streamer.core.signals.replay import Replay
 from streamer.core.signals.rows import PAST, SignalRows
@@ -28,6 +30,8 @@ Hashes = NDArray[np.uint64]
 WARM_ROWS = 1_000
 MODELS = 8
 """Models whose newest weights are kept, for a roll-back."""
+SLOTS_PER_ROW = 2
+"""At least."""
 
 
 class ItemNumbers:
@@ -37,26 +41,33 @@ class ItemNumbers:
         """hashes: of the first rows, in their order."""
         self.hashes = np.zeros(0, np.uint64) if hashes is None else hashes
         """(N,) of each row"""
-        self._row = np.argsort(self.hashes, kind="stable")
-        self._sorted = self.hashes[self._row]
+        self._slots = self._placed()
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def rows(self, hashes: Hashes) -> Rows:
         """Any shape; NONE for unknown ones and for 0."""
-        if not len(self._sorted):
-            return np.full(hashes.shape, NONE, np.int64)
-        at = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
-        return np.where(self._sorted[at] == hashes, self._row[at], NONE)
+        found = np.empty(hashes.shape, np.int64)
+        find(self._slots, fixed(self.hashes), fixed(hashes).reshape(-1), found.reshape(-1))
+        return found
 
     def add(self, hashes: Hashes) -> None:
         """Number those that have no row yet (n,); 0 never has one."""
-        new = np.setdiff1d(hashes[hashes != 0], self._sorted)
-        if len(new):
-            self.hashes = np.concatenate([self.hashes, new])
-            order = np.argsort(self.hashes, kind="stable")
-            self._sorted, self._row = self.hashes[order], order
+        new = np.unique(hashes[(self.rows(hashes) == NONE) & (hashes != 0)])
+        if not len(new):
+            return
+        first, self.hashes = len(self.hashes), np.concatenate([self.hashes, new])
+        if SLOTS_PER_ROW * len(self.hashes) <= len(self._slots):
+            place(self._slots, fixed(self.hashes), first)
+        else:
+            self._slots = self._placed()
+
+    def _placed(self) -> NDArray[np.int32]:
+        """Slots with room for as many rows again."""
+        slots = np.full(1 << (2 * SLOTS_PER_ROW * len(self.hashes)).bit_length(), FREE, np.int32)
+        place(slots, fixed(self.hashes), 0)
+        return slots
 
 
 class SharedSignals:
