@@ -70,7 +70,7 @@ class Log:
         partitioner = Partitioner("murmur2")
         for start in range(users.start, users.stop, CHUNK_USERS):
             part = range(start, min(start + CHUNK_USERS, users.stop))
-            places = partitioner.partitions([user_name(i) for i in part], PARTITIONS).tolist()
+            places = [partitioner.partition(user_name(i), PARTITIONS) for i in part]
             pairs: list[list[Pair]] = [[] for _ in range(PARTITIONS)]
             for place, (_, of_user) in zip(places, records(self._lives, part, applied + start), strict=True):
                 pairs[place] += of_user

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.event_fields import EventFields
-from streamer.core.event_types import EventTypes
-from streamer.core.events import Event
-from streamer.core.hashing import item_hash
 
 CATEGORIES = 6
 """Categories of an item that count as interests; further ones are left out."""
@@ -46,21 +43,6 @@ class EventColumns:
 
     def __len__(self) -> int:
         return len(self.user)
-
-    @classmethod
-    def from_events(
-        cls,
-        events: Sequence[Event],
-        users: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        record_times_ms: NDArray[np.int64],
-        types: EventTypes,
-        items: ItemLookup,
-        hash_item: Callable[[str], int] = item_hash,
-    ) -> EventColumns:
-        """As `of`; `hash_item` may be a cached `item_hash`."""
-        fields = EventFields.of(events, types, hash_item)
-        return cls.of(fields, users, offsets, record_times_ms, items)
 
     @classmethod
     def of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -51,14 +51,12 @@ class EventFields:
         )
 
     @classmethod
-    def of(
-        cls, events: Sequence[Event], types: EventTypes, hash_item: Callable[[str], int] = item_hash
-    ) -> EventFields:
-        """`hash_item` may be a cached `item_hash`. A type must be in `types` (the decoder saw to it): KeyError otherwise."""
+    def of(cls, events: Sequence[Event], types: EventTypes) -> EventFields:
+        """A type must be in `types` (the decoder saw to it): KeyError otherwise."""
         n = len(events)
         codes = {each.name: each.code for each in types} | {REFRESH: REFRESH_CODE}
         type_codes = np.fromiter([codes[event.type] for event in events], np.uint8, n)
-        hashes = [0 if event.item_id is None else hash_item(event.item_id) for event in events]
+        hashes = [0 if event.item_id is None else item_hash(event.item_id) for event in events]
         item = np.fromiter(hashes, np.uint64, n)
         values = np.array([event.value for event in events], np.float64)  # NaN where there is none
         value = np.nan_to_num(np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)).astype(np.float32)

@@ -33,10 +33,9 @@ EVENT_ID, USER_ID, TYPE, TIMESTAMP_MS, ITEM_ID, TARGET_USER_ID, VALUE, TEXT, SES
 FIELDS = (
     b"event_id", b"user_id", b"type", b"timestamp_ms", b"item_id", b"target_user_id", b"value", b"text", b"session_id"
 )  # fmt: skip
-UNKNOWN = len(FIELDS)
 _REQUIRED = 1 << EVENT_ID | 1 << USER_ID | 1 << TYPE | 1 << TIMESTAMP_MS
 _NAMES = fixed(np.frombuffer(b"".join(FIELDS), np.uint8))
-_NAME_ENDS = fixed(np.cumsum([len(name) for name in FIELDS]))
+_FIELDS = np.array([[len(b"".join(FIELDS[: at + 1])), at] for at in range(len(FIELDS))])
 
 NO_PARTITIONER, MURMUR2, CRC32 = range(3)
 PARTITIONERS = {"off": NO_PARTITIONER, "murmur2": MURMUR2, "crc32": CRC32}
@@ -221,21 +220,24 @@ def _anything(text: Any, at: int, end: int) -> int:
 
 # ---------------------------------------------------------------------- a record
 @compiled
-def _field(text: Any, first: int, last: int) -> int:
-    """Which of FIELDS a name is."""
+def _alike(text: Any, first: int, last: int, other: Any, start: int, end: int) -> bool:
+    if last - first != end - start:
+        return False
+    same = True
+    for place in range(last - first):
+        same &= text[first + place] == other[start + place]
+    return same
+
+
+@compiled
+def _code(text: Any, first: int, last: int, names: Any, table: Any) -> int:
+    """Of a name among names, table (m, 2): where each of them ends, and its code. NOT_PLAIN for any other."""
     start = 0
-    for field in range(len(_NAME_ENDS)):
-        end = _NAME_ENDS[field]
-        if end - start == last - first and text[first] == _NAMES[start]:
-            same = True
-            for place in range(1, last - first):
-                if text[first + place] != _NAMES[start + place]:
-                    same = False
-                    break
-            if same:
-                return field
-        start = end
-    return UNKNOWN
+    for row in range(len(table)):
+        if _alike(text, first, last, names, start, table[row, 0]):
+            return int(table[row, 1])
+        start = table[row, 0]
+    return NOT_PLAIN
 
 
 @compiled
@@ -276,7 +278,7 @@ def _decimal(text: Any, first: int, last: int) -> Any:
 @compiled
 def _members(text: Any, at: int, end: int, spans: Any) -> bool:
     """Where the values of a record's known fields are: spans (9, 2), without quotes; from -1 on where there is none."""
-    for field in range(len(_NAME_ENDS)):
+    for field in range(len(_FIELDS)):
         spans[field, 0] = spans[field, 1] = NOT_PLAIN
     met = 0
     at = _space(text, at, end)
@@ -288,14 +290,14 @@ def _members(text: Any, at: int, end: int, spans: Any) -> bool:
         at = _string(text, at, end, False)
         if at == NOT_PLAIN:
             return False
-        field = _field(text, name, at - 1) if at - 1 > name else UNKNOWN
+        field = _code(text, name, at - 1, _NAMES, _FIELDS)
         at = _space(text, at, end)
         if at >= end or text[at] != _COLON:
             return False
         at = _space(text, at + 1, end)
         if at >= end:
             return False
-        if field == UNKNOWN:
+        if field == NOT_PLAIN:
             at = _anything(text, at, end)
             if at == NOT_PLAIN:
                 return False
@@ -326,26 +328,6 @@ def _members(text: Any, at: int, end: int, spans: Any) -> bool:
         if text[at] != _COMMA:
             return False
         at = _space(text, at + 1, end)
-
-
-@compiled
-def _alike(text: Any, first: int, last: int, other: Any, start: int, end: int) -> bool:
-    if last - first != end - start:
-        return False
-    same = True
-    for place in range(last - first):
-        same &= text[first + place] == other[start + place]
-    return same
-
-
-@compiled
-def _code(text: Any, first: int, last: int, names: Any, types: Any) -> int:
-    start = 0
-    for row in range(len(types)):
-        if _alike(text, first, last, names, start, types[row, 0]):
-            return int(types[row, 1])
-        start = types[row, 0]
-    return NOT_PLAIN
 
 
 @compiled
@@ -449,7 +431,7 @@ def parse(
     record. Fills plain (n,), and of plain events time, value (0: none), code and the hashes of item (0: none) and event id (n,),
     and where target and text are, spans (n, 2, 2), from -1 on where there is none.
     """
-    found, words = np.empty((len(_NAME_ENDS), 2), np.int64), np.empty(16, np.uint64)
+    found, words = np.empty((len(_FIELDS), 2), np.int64), np.empty(16, np.uint64)
     start = key_start = 0
     for row in range(len(ends)):
         first, last, key, key_end = start, ends[row], key_start, key_ends[row]

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
 from typing import Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
 
 from streamer.errors import SettingsError
 
@@ -38,30 +34,6 @@ def murmur2(data: bytes) -> int:
     return h ^ h >> 15
 
 
-def murmur2_of(keys: Sequence[bytes]) -> NDArray[np.int64]:
-    """`murmur2` of many keys (m,), those of one length at a time."""
-    lengths = np.fromiter(map(len, keys), np.int64, len(keys))
-    hashes = np.empty(len(keys), np.int64)
-    for length in np.unique(lengths).tolist():
-        rows = np.flatnonzero(lengths == length)
-        chosen = keys if len(rows) == len(keys) else [keys[row] for row in rows.tolist()]
-        words = -(-length // 4)
-        # The last, incomplete word is padded with zeros, which is how its bytes count.
-        padded = np.array(chosen, f"S{4 * words}").view("<u4").reshape(len(rows), words) if words else None
-        h = np.full(len(rows), _SEED ^ length, np.uint32)
-        for word in range(words):
-            assert padded is not None
-            k = padded[:, word]
-            if 4 * word + 4 <= length:
-                k = k * np.uint32(_M)
-                h = h * np.uint32(_M) ^ (k ^ k >> np.uint32(24)) * np.uint32(_M)
-            else:
-                h = (h ^ k) * np.uint32(_M)
-        h = (h ^ h >> np.uint32(13)) * np.uint32(_M)
-        hashes[rows] = h ^ h >> np.uint32(15)
-    return hashes
-
-
 class Partitioner:
     """The partitioner that producers of `events` must use.
 
@@ -82,14 +54,6 @@ class Partitioner:
         if self.kind == "crc32":
             return zlib.crc32(key) % n  # librdkafka's `consistent_random`, keys present
         return (murmur2(key) & 0x7FFFFFFF) % n  # toPositive() of Java's DefaultPartitioner
-
-    def partitions(self, keys: Sequence[bytes], n: int) -> NDArray[np.int64]:
-        """The partitions (m,) of m keys."""
-        if self.kind == "crc32":
-            hashes = np.fromiter(map(zlib.crc32, keys), np.int64, len(keys))
-        else:
-            hashes = murmur2_of(keys) & 0x7FFFFFFF
-        return hashes % n
 
     def __repr__(self) -> str:
         return f"Partitioner({self.kind!r})"

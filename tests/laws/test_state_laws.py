@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamer.core.columns import CATEGORIES, EventColumns, rounds
+from streamer.core.event_fields import EventFields
 from streamer.core.event_types import REFRESH, EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import item_hash
@@ -100,12 +101,11 @@ def absorb_batch(store: Store, batch: list[Source], window: int) -> list[str]:
     """
     users = list(dict.fromkeys(source.event.user_id for source in batch))
     states = load(store, users, window)
-    columns = EventColumns.from_events(
-        [source.event for source in batch],
+    columns = EventColumns.of(
+        EventFields.of([source.event for source in batch], TYPES),
         np.array([users.index(source.event.user_id) for source in batch], np.int64),
         np.array([source.offset for source in batch], np.int64),
         np.array([source.record_time_ms for source in batch], np.int64),
-        TYPES,
         item_facts,
     )
     if batch[0].offset % 2:

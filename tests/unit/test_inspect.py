@@ -10,6 +10,7 @@ from rich.console import Console
 
 from streamer.cli import inspect
 from streamer.core.columns import EventColumns
+from streamer.core.event_fields import EventFields
 from streamer.core.event_types import EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import label_hash
@@ -33,8 +34,12 @@ def records() -> dict[bytes, bytes]:
         states = UserStates.load([b"u"], table.get, 4, 100, TYPES)
         event = Event(f"e{n}", "u", "rating", n * 60_000, item_id="50", value=4.0)
         one = np.zeros(1, np.int64)
-        columns = EventColumns.from_events(
-            [event], one, one + n, one - 1, TYPES, lambda items: (np.ones(1, np.bool_), labels)
+        columns = EventColumns.of(
+            EventFields.of([event], TYPES),
+            one,
+            one + n,
+            one - 1,
+            lambda items: (np.ones(1, np.bool_), labels),
         )
         states.absorb(one, columns)
         table.update(pair for user in states.changes().groups() for pair in user)

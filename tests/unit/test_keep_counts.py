@@ -220,11 +220,7 @@ async def test_a_snapshot_of_another_release_is_said_and_all_is_counted(
 ) -> None:
     first = OneWorker()
     await first.count(0, 15)
-    state = first.shared.state()
-    assert state is not None
-    state.arrays["counts/newest"] = np.full(3, -1)
-    monkeypatch.setattr(first.shared, "state", lambda: state)
-    await first.counts.write()
+    await write_what_does_not_fit(first, monkeypatch)
     second = OneWorker()
     assert await second.counts.begin() == {}
     assert "does not fit: newest of the counts has shape (3,)" in caplog.text
@@ -240,11 +236,7 @@ async def test_a_snapshot_that_does_not_fit_gives_way_to_the_one_before_and_then
     good = log.snapshot
     assert good is not None
     await first.count(15, 17)
-    state = first.shared.state()
-    assert state is not None
-    state.arrays["counts/newest"] = np.full(3, -1)
-    monkeypatch.setattr(first.shared, "state", lambda: state)
-    await first.counts.write()
+    await write_what_does_not_fit(first, monkeypatch)
     second = OneWorker()
     assert await second.counts.begin() == {1: 15}
     assert "does not fit: newest of the counts has shape (3,)" in caplog.text
@@ -322,6 +314,14 @@ async def test_a_log_that_was_made_anew_is_counted_from_where_it_is_read(log: Lo
     head = log.snapshot
     assert head is not None
     assert head.reached == {1: 0}
+
+
+async def write_what_does_not_fit(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = worker.shared.state()
+    assert state is not None
+    state.arrays["counts/newest"] = np.full(3, -1)
+    monkeypatch.setattr(worker.shared, "state", lambda: state)
+    await worker.counts.write()
 
 
 async def until(condition: Callable[[], bool]) -> None:

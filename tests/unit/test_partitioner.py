@@ -9,7 +9,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.core.partitioner import Kind, Partitioner, murmur2, murmur2_of
+from streamer.core.partitioner import Partitioner, murmur2
 from streamer.errors import SettingsError
 
 
@@ -47,12 +47,3 @@ def test_off_produces_as_kafka_does_by_default() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(SettingsError, match="'md5' is unknown: use one of murmur2, crc32, off"):
         Partitioner("md5")  # type: ignore[arg-type]
-
-
-@given(st.lists(st.binary(max_size=20), max_size=30))
-def test_many_keys_at_a_time_go_where_each_goes(keys: list[bytes]) -> None:
-    assert murmur2_of(keys).tolist() == list(map(murmur2, keys))
-    kinds: list[Kind] = ["murmur2", "crc32"]
-    for kind in kinds:
-        partitioner = Partitioner(kind)
-        assert partitioner.partitions(keys, 7).tolist() == [partitioner.partition(key, 7) for key in keys]

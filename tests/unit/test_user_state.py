@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamer.core.columns import EventColumns, ItemFacts, rounds
+from streamer.core.event_fields import EventFields
 from streamer.core.event_types import REFRESH_CODE, EventTypes
 from streamer.core.events import Event
 from streamer.core.hashing import event_hash, item_hash
@@ -188,8 +189,12 @@ def test_columns_of_events() -> None:
         asked.append(items.tolist())
         return np.array([True, False, False]), np.zeros((3, 6), np.uint32)
 
-    found = EventColumns.from_events(
-        events, np.array([0, 1, 0]), np.array([5, 6, 7]), np.array([1_000, 1_500, -1]), TYPES, facts
+    found = EventColumns.of(
+        EventFields.of(events, TYPES),
+        np.array([0, 1, 0]),
+        np.array([5, 6, 7]),
+        np.array([1_000, 1_500, -1]),
+        facts,
     )
     assert asked == [[item_hash("i"), 0, item_hash("j")]]
     # The second event is ahead of its record; the third record has no time.
