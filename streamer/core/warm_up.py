@@ -5,6 +5,7 @@ from __future__ import annotations
 from streamer.core import (
     absorb_kernels,
     counts_kernels,
+    hash_kernels,
     interests_kernels,
     json_kernels,
     parse_kernels,
@@ -16,6 +17,7 @@ from streamer.core.signals import warm_up as signals
 KERNELS = (
     absorb_kernels,
     counts_kernels,
+    hash_kernels,
     interests_kernels,
     json_kernels,
     parse_kernels,

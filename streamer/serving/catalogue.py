@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+from streamer.core.hash_index import HashIndex
 from streamer.core.hashing import label_hash
 from streamer.core.manifest import EXACT_ITEMS
 from streamer.core.protocol import ItemVector
-from streamer.serving.hash_index import HashIndex
 from streamer.serving.item_table import LABELS_PER_ITEM, ItemTable, described, empty
 from streamer.serving.layers import Layers
 from streamer.serving.model import Model

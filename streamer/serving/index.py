@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from streamer import telemetry
+from streamer.core.hash_index import HashIndex
 from streamer.serving import ivf
 from streamer.serving.exact import F32, I64, ExactSearch, Search
-from streamer.serving.hash_index import HashIndex
 from streamer.serving.item_table import ItemTable
 from streamer.serving.ivf import IvfSearch, Lists
 from streamer.serving.model import Model

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from streamer import telemetry
+from streamer.core.hash_index import HashIndex
 from streamer.core.hashing import item_hash
 from streamer.serving import index
 from streamer.serving.exact import I64
-from streamer.serving.hash_index import HashIndex
 from streamer.serving.index import BaseSearch
 from streamer.serving.item_table import ARRAYS, ItemTable
 from streamer.serving.model import Model

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from streamer.core.hash_index import HashIndex
 from streamer.serving.exact import F32, I64, Search, checked
-from streamer.serving.hash_index import HashIndex
 
 U64 = npt.NDArray[np.uint64]
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.core.hash_index import HashIndex
 from streamer.core.hashing import item_hash, label_hash
 from streamer.core.protocol import ItemVector
 from streamer.serving.catalogue import Catalogue, CatalogueSnapshot
 from streamer.serving.device import CPU
 from streamer.serving.exact import Search
-from streamer.serving.hash_index import HashIndex
 from streamer.serving.model import Model
 
 ENCODER = "00000000000000aa"

@@ -11,11 +11,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.compiled import fixed
+from streamer.core.hash_index import HashIndex
 from streamer.core.signals.blend import Blend
 from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.lists import SINGLES
-from streamer.core.signals.number_kernels import FREE, find, place
 from streamer.core.signals.options import HIDDEN, SignalOptions
 from streamer.core.signals.replay import Replay
 from streamer.core.signals.rows import PAST, SignalRows
@@ -30,8 +29,6 @@ Hashes = NDArray[np.uint64]
 WARM_ROWS = 1_000
 MODELS = 8
 """Models whose newest weights are kept, for a roll-back."""
-SLOTS_PER_ROW = 2
-"""At least."""
 
 
 class ItemNumbers:
@@ -39,35 +36,25 @@ class ItemNumbers:
 
     def __init__(self, hashes: Hashes | None = None) -> None:
         """hashes: of the first rows, in their order."""
-        self.hashes = np.zeros(0, np.uint64) if hashes is None else hashes
+        self._index = HashIndex(np.zeros(0, np.uint64) if hashes is None else hashes)
+
+    @property
+    def hashes(self) -> Hashes:
         """(N,) of each row"""
-        self._slots = self._placed()
+        return self._index.hashes
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def rows(self, hashes: Hashes) -> Rows:
         """Any shape; NONE for unknown ones and for 0."""
-        found = np.empty(hashes.shape, np.int64)
-        find(self._slots, fixed(self.hashes), fixed(hashes).reshape(-1), found.reshape(-1))
-        return found
+        return self._index.rows(hashes)
 
     def add(self, hashes: Hashes) -> None:
         """Number those that have no row yet (n,); 0 never has one."""
         new = np.unique(hashes[(self.rows(hashes) == NONE) & (hashes != 0)])
-        if not len(new):
-            return
-        first, self.hashes = len(self.hashes), np.concatenate([self.hashes, new])
-        if SLOTS_PER_ROW * len(self.hashes) <= len(self._slots):
-            place(self._slots, fixed(self.hashes), first)
-        else:
-            self._slots = self._placed()
-
-    def _placed(self) -> NDArray[np.int32]:
-        """Slots with room for as many rows again."""
-        slots = np.full(1 << (2 * SLOTS_PER_ROW * len(self.hashes)).bit_length(), FREE, np.int32)
-        place(slots, fixed(self.hashes), 0)
-        return slots
+        if len(new):
+            self._index.append(new)
 
 
 class SharedSignals:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamer.core.signals import number_kernels
 from streamer.core.signals.context_kernels import products
 from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.lists import Extra
@@ -38,5 +37,4 @@ def warm_up() -> None:
     query, vectors, bias = np.zeros((1, 8), np.float32), np.zeros((1, 8), np.float32), np.zeros(1, np.float32)
     vectors.flags.writeable = bias.flags.writeable = False  # as a catalogue's are
     zero = np.zeros(1, np.int64)
-    number_kernels.warm_up()
     products(query, zero, zero[:, None], zero, vectors, bias, np.zeros((1, 1), np.float32))

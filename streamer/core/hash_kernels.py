@@ -16,13 +16,16 @@ FREE = -1
 
 @compiled
 def place(slots: Any, hashes: Any, first: int) -> None:
-    """Rows `first` to N of hashes (N,), all different and none 0, into slots (S,)."""
+    """Rows `first` to N of hashes (N,) into slots (S,), but for those of 0 and of hashes that a lower row has."""
     mask = np.uint64(len(slots) - 1)
     for row in range(first, len(hashes)):
+        if hashes[row] == 0:
+            continue
         slot = hashes[row] & mask
-        while slots[slot] != FREE:
+        while slots[slot] != FREE and hashes[slots[slot]] != hashes[row]:
             slot = (slot + np.uint64(1)) & mask
-        slots[slot] = row
+        if slots[slot] == FREE:
+            slots[slot] = row
 
 
 @compiled
