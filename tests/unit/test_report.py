@@ -12,7 +12,7 @@ from rich.console import Console
 
 from streamer.cli.demo import judging, keep, report
 from streamer.cli.demo.judging import PublishedBefore, Quality
-from streamer.cli.demo.passes import shown_user
+from streamer.cli.demo.passes import TWINS, shown_user, twins
 from streamer.cli.demo.replay import Arrival, Rate, last_offsets, latencies_ms, throughput
 from streamer.cli.produce import Sent
 from streamer.core.partitioner import Kind
@@ -89,6 +89,15 @@ def test_throughput_counts_what_was_published_after_the_first_outputs() -> None:
 @pytest.mark.parametrize("arrivals", [[arrival(5.0, "a", 99)], [arrival(4.9, "a", 9), arrival(5.0, "a", 99)]])
 def test_of_a_log_too_short_to_measure_only_a_lower_bound_is_told(arrivals: list[Arrival]) -> None:
     assert throughput(arrivals, 100, started_ms=1000) == Rate(100 / 4.0, at_least=True)
+
+
+def test_twins_do_what_a_user_did_and_are_others() -> None:
+    same = twins(event("a"))
+    assert len(same) == len({each.user_id for each in same}) == len({each.event_id for each in same}) == TWINS
+    assert same[0] == event("a")
+    assert {each._replace(event_id="", user_id="") for each in same} == {
+        event("a")._replace(event_id="", user_id="")
+    }
 
 
 def test_shown_user_is_a_busy_one() -> None:

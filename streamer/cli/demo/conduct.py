@@ -109,7 +109,7 @@ def _steps(
         worker.stop()
     quality = passes.judged(data, streamed, screen)
     flat_out = _settings(main, broker.address, run_folder, "throughput-")
-    speed = passes.flat_out(main, flat_out, logs / "worker-throughput.log", screen)
+    speed = passes.flat_out(data, main, flat_out, logs / "worker-throughput.log", screen)
     found = report.Report(
         broker=broker.name,
         model_version=version,

@@ -1,4 +1,4 @@
-"""The two passes over the later events: streamed one by one and judged, then once more at full speed."""
+"""The two passes over the later events: streamed one by one and judged, then for several times the users at full speed."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ LATENCY_RATE = 200.0
 """Events per second of the open loop: one top-10 after every event, mostly of one user at a time, has to keep up."""
 LATENCY_EVENTS = 2000
 """The last so many events of the replay, at most a third of them."""
+TWINS = 5
+"""Users at full speed for each one of the log: a worker that lags takes 16,000 events at a time, so one log is a batch or two."""
 PERSON_EVENTS = 10
 """The user shown at the end did at least so much, if anybody did."""
 
@@ -96,43 +98,53 @@ def judged(data: Data, streamed: Streamed, screen: Screen) -> Quality:
         )
 
 
-def flat_out(main: Settings, settings: Settings, log: Path, screen: Screen) -> Speed:
-    """The same log once more under a topic prefix of its own, all of it there before its worker starts."""
-    return asyncio.run(_flat_out(main, settings, log, screen))
+def flat_out(data: Data, main: Settings, settings: Settings, log: Path, screen: Screen) -> Speed:
+    """The log under a topic prefix of its own, of TWINS users for each one, all of it there before its worker starts."""
+    return asyncio.run(_flat_out(data.replayed, main, settings, log, screen))
 
 
-async def _flat_out(main: Settings, settings: Settings, log: Path, screen: Screen) -> Speed:
-    with screen.step("throughput: the same log at full speed") as step:
+async def _flat_out(
+    replayed: Sequence[Interaction], main: Settings, settings: Settings, log: Path, screen: Screen
+) -> Speed:
+    with screen.step(f"throughput: the same log of {TWINS} times the users at full speed") as step:
         step.say("copying the log")
         await ensure_topics(settings)
         for topic in ("models", "item-vectors"):
             await _copy(main, settings, topic)
-        last, events = await _copy(main, settings, "events")
+        events = [twin for event in replayed for twin in twins(event)]
+        async with _Producer(settings) as producer:
+            records = [event_record(event) for event in events]
+            sent = await send_all(producer, settings.topic("events"), records, Pace())
+        last = last_offsets([event.user_id for event in events], sent)
         started_ms = time.time_ns() // 1_000_000
         async with OutputWatch(settings) as watch:
             with worker(settings, log) as process:
                 step.say("the worker starts")
                 await watch.covered(last, process.check, lambda n: step.say(f"{n:,} outputs") if n else None)
                 rss_mb = process.peak_rss_mb()
-        speed = throughput(watch.outputs.arrivals, events, started_ms)
-        step.say(f"{events:,} events, refresh=batch")
+        speed = throughput(watch.outputs.arrivals, len(events), started_ms)
+        step.say(f"{len(events):,} events, refresh=batch")
     return Speed(speed, rss_mb)
 
 
-async def _copy(source: Settings, target: Settings, topic: str) -> tuple[dict[str, int], int]:
-    """Copy a topic's records as they are into the same partitions; returns key → last offset, and how many."""
-    last: dict[str, int] = {}
-    count = 0
+def twins(event: Interaction) -> list[Interaction]:
+    """The same event of TWINS users, the first of them its own."""
+    others = [
+        event._replace(event_id=f"{event.event_id}~{n}", user_id=f"{event.user_id}~{n}")
+        for n in range(1, TWINS)
+    ]
+    return [event, *others]
+
+
+async def _copy(source: Settings, target: Settings, topic: str) -> None:
+    """Copy a topic's records as they are into the same partitions."""
     async with _Producer(target) as producer:
         async for batch in iter_log(source.brokers, source.topic(topic), security=source.kafka_options()):
             futures = [
                 await producer.send(target.topic(topic), r.value, key=r.key, partition=r.partition)
                 for r in batch
             ]
-            for record, copied in zip(batch, await asyncio.gather(*futures), strict=True):
-                last[(record.key or b"").decode()] = copied.offset
-            count += len(batch)
-    return last, count
+            await asyncio.gather(*futures)
 
 
 class _Producer:
