@@ -1,10 +1,11 @@
 """Where a worker's time goes: processor time per event of each stage, in one process, without a broker.
 
-`python -m benchmarks.stages [--workload uniform] [--batch 2000] [--warm 40000] [--json FILE] [--quick]`
+`python -m benchmarks.stages [--workload uniform] [--batch 2000] [--warm 40000] [--signals] [--json FILE] [--quick]`
 
 The worker's own code on a real RocksDB: runs are decoded, computed, packed into record batches as they would leave, and
-written. What Faust, aiokafka and the sockets cost beside it is what `benchmarks.throughput` has on top. `--warm` events come
-before the measurement: they decide how full the windows are.
+written. With `--signals` lists are blended as by default, and what a batch tells is counted after it. What Faust, aiokafka and
+the sockets cost beside it is what `benchmarks.throughput` has on top. `--warm` events come before the measurement: they decide
+how full the windows are.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from faust.types import TP
 
 from agents import ingest, recommend
 from agents.batch import Batch
+from agents.collaborate import Collaborate
 from agents.ingest import Ingest, StateOptions
 from agents.recommend import Recommend, Refresh
+from agents.tell import Told
+from agents.worker import collaborative
 from benchmarks import artefact, figures
 from benchmarks.figures import Figure, Result
 from benchmarks.stage import PARTITIONS
@@ -37,6 +41,11 @@ from streamer.core.interests import Decay
 from streamer.core.partitioner import Partitioner
 from streamer.core.popularity import Popularity
 from streamer.core.protocol import ItemVector
+from streamer.core.signals import signals as blended
+from streamer.core.signals.past import Past
+from streamer.core.signals.pool import Pooling
+from streamer.core.signals.rows import SignalRows
+from streamer.core.signals.shared import SharedSignals
 from streamer.core.user_state import UserStates
 from streamer.serving.catalogue import Catalogue
 from streamer.serving.champion import Champion
@@ -44,6 +53,7 @@ from streamer.serving.model import Model
 from streamer.settings import Settings
 from streamer.transport.batch_producer import CODECS, Packer
 from streamer.transport.partition_reader import PartitionReader
+from streamer.transport.sending import Delivery
 from streamer.transport.state_store import WRITE, Memory, database_options
 
 NAME = "stages"
@@ -104,6 +114,19 @@ def watch_stages() -> None:
         (recommend, "recommendations", "encode recommendations"),
         (UserStates, "changes", "encode states"),
         (ingest.Ingest, "compute", "the rest of a batch"),
+        (Told, "before", "tell"),
+        (Told, "after", "tell"),
+        (Told, "deliver", "tell"),
+        (Told, "learn", "learn"),
+        (SharedSignals, "absorb", "count"),
+        (SignalRows, "decode", "read what was told"),
+        (Past, "of", "past events"),
+        (Collaborate, "lists", "the rest of blending"),
+        (Collaborate, "model", "the model's candidates"),
+        (Pooling, "gather", "candidates"),
+        (blended, "features", "features"),
+        (blended, "listed", "blend and top-k"),
+        (Pooling, "supporters", "reasons"),
     ):
         Clock.watch(owner, function, name)
 
@@ -111,8 +134,9 @@ def watch_stages() -> None:
 class Bench:
     """One worker's ingest over RocksDB."""
 
-    def __init__(self, folder: Path, workload: Workload) -> None:
+    def __init__(self, folder: Path, workload: Workload, *, signals: bool) -> None:
         settings = Settings.load({})
+        self.collaborate = collaborative(settings, settings.event_types) if signals else None
         self.workload, self._compression = workload, settings.changelog_compression
         memory = Memory()
         self._databases = [
@@ -131,7 +155,15 @@ class Bench:
             lambda: champion,
             lambda partition: PartitionReader(self._databases[partition], ()),
             unused,
-            Recommend("profiles", "recommendations", False, settings.top_k, exclude_seen=True),
+            Recommend(
+                "profiles",
+                "recommendations",
+                False,
+                settings.top_k,
+                exclude_seen=True,
+                collaborate=self.collaborate,
+            ),
+            collaborate=self.collaborate,
         )
 
     def _champion(self, settings: Settings) -> Champion:
@@ -178,14 +210,20 @@ class Bench:
                 for key, value in delivery.changes().items():
                     batch.put(key, value)
                 self._databases[partition].write(batch, WRITE)
+            self._tell(partition, delivery)
+
+    def _tell(self, partition: int, delivery: Delivery) -> None:
+        if self.collaborate is not None:
+            for _, value in delivery.first.get(self.collaborate.events_topic, ()):
+                self.collaborate.shared.absorb(partition, SignalRows.decode(value or b""))
 
 
-def measure(name: str, *, batch: int, warm: int, quick: bool = False) -> Result:
+def measure(name: str, *, batch: int, warm: int, signals: bool = False, quick: bool = False) -> Result:
     rounds, each = (1, 10 * batch) if quick else (5, 20 * batch)
     runs: dict[str, list[float]] = {}
     wire: list[float] = []
     with tempfile.TemporaryDirectory(prefix="headwater-stages-") as folder:
-        bench = Bench(Path(folder), workload(name))
+        bench = Bench(Path(folder), workload(name), signals=signals)
         watch_stages()
         for work in bench.runs(warm, 0, batch):
             bench.work(work)
@@ -202,7 +240,7 @@ def measure(name: str, *, batch: int, warm: int, quick: bool = False) -> Result:
     whole = [sum(values) for values in zip(*runs.values(), strict=True)]
     ordered = sorted(made.items(), key=lambda pair: -pair[1].value)
     return Result.here(
-        f"{NAME}-{name}",
+        f"{NAME}-{name}" + ("-signals" if signals else ""),
         {
             "whole": Figure.of(whole, "µs/event"),
             **dict(ordered),
@@ -216,8 +254,11 @@ def main() -> None:
     parser.add_argument("--workload", choices=WORKLOADS, default="uniform")
     parser.add_argument("--batch", type=int, default=2000, help="events computed together")
     parser.add_argument("--warm", type=int, default=40_000, help="events before the measurement")
+    parser.add_argument("--signals", action="store_true", help="with collaborative signals")
     options = parser.parse_args()
-    found = measure(options.workload, batch=options.batch, warm=options.warm, quick=options.quick)
+    found = measure(
+        options.workload, batch=options.batch, warm=options.warm, signals=options.signals, quick=options.quick
+    )
     figures.report(found, options)
 
 

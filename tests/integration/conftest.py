@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from agents import kernels
 from tests.integration.stream import Deployment
+
+
+@pytest.fixture(scope="session")
+def kept_kernels() -> None:
+    """Machine code of the kernels is on disk: no worker has to compile while a test waits for it."""
+    kernels.ready()
 
 
 @pytest.fixture
 def deploy(
-    kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path
+    kafka: str, topic_prefix: str, artefact: Path, tmp_path: Path, kept_kernels: None
 ) -> Iterator[Callable[..., Deployment]]:
     """Makes a deployment with settings: topics, a champion and the catalogue are there, no worker is."""
     made: list[Deployment] = []

@@ -252,7 +252,9 @@ def dead(deployment: Deployment, expected: int) -> list[LogRecord]:
         assert alive, f"the worker died:\n{deployment.workers[0].log()[-4000:]}"
         return len(found) >= expected
 
-    wait_until(enough, 90, f"{expected} dead letters; worker:\n{deployment.workers[0].log()[-2000:]}", 1.0)
+    wait_until(
+        enough, 90, lambda: f"{expected} dead letters; worker:\n{deployment.workers[0].log()[-2000:]}", 1.0
+    )
     return found
 
 

@@ -18,15 +18,17 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def wait_until(condition: Callable[[], T], timeout_s: float, what: str, every_s: float = 0.05) -> T:
-    """Poll until `condition()` is true and return its value; fail naming `what`."""
+def wait_until(
+    condition: Callable[[], T], timeout_s: float, what: str | Callable[[], str], every_s: float = 0.05
+) -> T:
+    """Poll until `condition()` is true and return its value; fail naming `what`, or what it says by then."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(every_s)
-    raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
+    raise AssertionError(f"not within {timeout_s:.0f} s: {what if isinstance(what, str) else what()}")
 
 
 class WorkerProcess:
@@ -83,7 +85,9 @@ class WorkerProcess:
                 )
             return self.ready_count() >= times
 
-        wait_until(check, timeout_s, f"{self.name} ready {times} times; its log ends:\n{self.log()[-3000:]}")
+        wait_until(
+            check, timeout_s, lambda: f"{self.name} ready {times} times; its log ends:\n{self.log()[-3000:]}"
+        )
         return self
 
     @property
