@@ -41,8 +41,8 @@ class Told:
 
     def before(self, events: EventColumns) -> tuple[Rows, Hashes, Rows]:
         """The users of `events` (n,), ascending (U,), items and times (U, W) of what they did before; ask before absorbing."""
-        users, states = np.unique(events.user), self._states
-        return users, states.recent_items(users, PAST), states.windows.recent_times(users, PAST)
+        users = np.unique(events.user)
+        return users, *self._states.recent(users, PAST)
 
     def after(
         self, events: EventColumns, before: tuple[Rows, Hashes, Rows], outcome: NDArray[np.uint8]

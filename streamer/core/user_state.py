@@ -204,7 +204,7 @@ class UserStates:
             self.heads[users],
             self.activity(users),
             self.seen(users),
-            self.recent_items(users, recent),
+            self.recent(users, recent)[0],
             self._decay,
         )
 
@@ -233,9 +233,9 @@ class UserStates:
         """The windows of `users` (n,): ENTRY (n, W), oldest first, left-aligned, zeros after them; their lengths (n,)."""
         return self.windows.entries(users)
 
-    def recent_items(self, users: Rows, last: int = 32) -> NDArray[np.uint64]:
-        """Item hashes (n, last) of the last applied events of `users` (n,), newest first; 0 = no item, or no event."""
-        return self.windows.recent_items(users, last)
+    def recent(self, users: Rows, last: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Item hashes and times (n, last) of the last applied events of `users` (n,), newest first; 0 = no item, or no event."""
+        return self.windows.recent(users, last)
 
     def activity(self, users: Rows) -> NDArray[np.int64]:
         """Events (n, 3, 32) per window of rolling_counts.LEVELS and type code, up to each user's watermark."""

@@ -161,25 +161,16 @@ class BehaviourWindows:
         out[np.arange(self.window) >= lengths[:, None]] = np.zeros((), ENTRY)
         return out, lengths
 
-    def recent_items(self, users: Rows, last: int) -> NDArray[np.uint64]:
-        """Item hashes (n, last) of the user's last events, newest first; 0 for an event without an item and for none."""
-        found = np.zeros((len(users), min(last, self.window)), np.uint64)
+    def recent(self, users: Rows, last: int) -> tuple[NDArray[np.uint64], Rows]:
+        """Item hashes and times, ms, each (n, last), of the users' last events, newest first; 0 for an event without an item
+        and for none.
+        """
+        shape = len(users), min(last, self.window)
+        item, time_ms = np.zeros(shape, np.uint64), np.zeros(shape, np.int64)
         opened, open_n = self._opened(users)
         sealed = self._sealed[users].astype(np.int64)
-        window_kernels.recent(users, opened, open_n, sealed, self.index, self._pool, found)
-        return found
-
-    def recent_times(self, users: Rows, last: int) -> Rows:
-        """Times (n, last) of the events of `recent_items`, ms; 0 for none."""
-        sealed = self._sealed[users].astype(np.int64)[:, None] * SEGMENT_EVENTS
-        number = (
-            sealed + self._open_n[users].astype(np.int64)[:, None] - 1 - np.arange(min(last, self.window))
-        )
-        column = number % SEGMENT_EVENTS
-        opened = self._open["time"][users[:, None], column]
-        stored = self._entries["time"][self._at(users, number), column]
-        found: Rows = np.where(number < sealed, stored, opened)
-        return found
+        window_kernels.recent(users, opened, open_n, sealed, self.index, self._pool, item, time_ms)
+        return item, time_ms
 
     def _at(self, users: Rows, number: Rows) -> Rows:
         """Pool rows of the segments of the events `number` (n, m) of `users` (n,)."""

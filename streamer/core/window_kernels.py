@@ -48,19 +48,25 @@ def items(
 
 
 @compiled
-def recent(users: I8, opened: Records, open_n: I8, sealed: I8, index: I8, pool: Records, out: U8) -> None:
-    """Items (n, L), zeros before, of the last events of `users` (n,), newest first; sealed (n,): segments ever sealed."""
-    slots, last = index.shape[1], out.shape[1]
+def recent(
+    users: I8, opened: Records, open_n: I8, sealed: I8, index: I8, pool: Records, item: U8, time: I8
+) -> None:
+    """Fill items and times (n, L), zeros before, of the last events of `users` (n,), newest first.
+
+    sealed (n,): segments ever sealed; the others as in `items`.
+    """
+    slots, last = index.shape[1], item.shape[1]
     for position in range(len(users)):
         at = min(open_n[position], last)
         for back in range(at):
-            out[position, back] = opened[position, open_n[position] - 1 - back].item
+            entry = opened[position, open_n[position] - 1 - back]
+            item[position, back], time[position, back] = entry.item, entry.time
         for segment in range(sealed[position] - 1, max(sealed[position] - slots, 0) - 1, -1):
             entries = pool[index[users[position], segment % slots]].entries
             for place in range(SEGMENT_EVENTS - 1, -1, -1):
                 if at == last:
                     break
-                out[position, at] = entries[place].item
+                item[position, at], time[position, at] = entries[place].item, entries[place].time
                 at += 1
 
 
@@ -69,4 +75,4 @@ def warm_up() -> None:
     users, n, index = np.zeros(1, np.int64), np.ones(1, np.int64), np.zeros((1, 1), np.int64)
     opened, pool = np.zeros((1, SEGMENT_EVENTS), ENTRY), np.zeros(2, SEGMENT)
     items(users, opened, n, index, pool, np.zeros(32, np.bool_), n.copy(), np.zeros(1, np.uint64))
-    recent(users, opened, n, n.copy(), index, pool, np.zeros((1, 1), np.uint64))
+    recent(users, opened, n, n.copy(), index, pool, np.zeros((1, 1), np.uint64), index.copy())

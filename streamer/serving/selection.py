@@ -16,7 +16,9 @@ from streamer.core.compiled import compiled, fixed
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
-_LEAST_GROUPS = 256
+_LEAST_GROUPS, _GROUPS_PER_RESULT = 256, 4
+_FEW = 256
+"""Keys that are sorted by counting how many are larger than each, which the compiler does several at a time."""
 _HALVINGS = 24
 _LOW = 0xFFFFFFFF
 _BUT_SIGN = 0x7FFFFFFF
@@ -27,8 +29,8 @@ def best(product: F32, bias: F32, excluded: I64, scores: F32, rows: I64) -> None
 
     excluded (M, 2): (user, row), sorted by user. Best first, ties by the lowest row; -inf and -1 where fewer than k are left.
     """
-    groups = max(_LEAST_GROUPS, 2 * scores.shape[1])
-    maxima, found = np.empty(groups, np.float32), np.empty(len(bias), np.int64)
+    groups = max(_LEAST_GROUPS, _GROUPS_PER_RESULT * scores.shape[1])
+    maxima, found = np.empty(groups, np.float32), np.empty((2, len(bias)), np.int64)
     _best(product, fixed(bias), fixed(excluded), maxima, found, scores, rows)
 
 
@@ -45,7 +47,8 @@ def warm_up() -> None:
 
 @compiled
 def _best(product: F32, bias: F32, excluded: I64, maxima: F32, found: I64, scores: F32, rows: I64) -> None:
-    """maxima (G,), found (N,): room to work in."""
+    """maxima (G,), found (2, N): room to work in."""
+    keys = found[0]
     pair = 0
     for user in range(len(product)):
         line = product[user]
@@ -56,9 +59,12 @@ def _best(product: F32, bias: F32, excluded: I64, maxima: F32, found: I64, score
         for start in range(0, len(line), len(maxima)):
             stop = start + len(maxima)
             _raise(maxima, line[start:stop], bias[start:stop])
-        n = _collect(line, bias, maxima, _reached(maxima, scores.shape[1]), found)
-        _sort(found[:n])
-        _unpack(found[:n], scores[user], rows[user])
+        n = _collect(line, bias, maxima, _reached(maxima, scores.shape[1]), keys)
+        if n <= _FEW:
+            _sort_few(keys[:n], found[1])
+        else:
+            _sort(keys[:n])
+        _unpack(keys[:n], scores[user], rows[user])
 
 
 @compiled
@@ -124,6 +130,17 @@ def _collect(line: F32, bias: F32, maxima: F32, least: np.float32, found: I64) -
                 found[n] = np.int64(_order(score)) << 32 | (_LOW - row)
                 n += 1
     return n
+
+
+@compiled
+def _sort_few(keys: I64, room: I64) -> None:
+    """Falling; no two are equal."""
+    for at in range(len(keys)):
+        key, place = keys[at], 0
+        for other in range(len(keys)):
+            place += 1 if keys[other] > key else 0
+        room[place] = key
+    keys[:] = room[: len(keys)]
 
 
 @compiled

@@ -219,7 +219,7 @@ def test_windows_hold_the_last_applied_events(history: History) -> None:
     states = load(store, history.users, history.window)
     everyone = np.arange(len(states))
     entries, lengths = states.window_entries(everyone)
-    recent = states.recent_items(everyone, 8)
+    recent = states.recent(everyone, 8)[0]
     for row, name in enumerate(history.users):
         expected = reference.users[name].window(history.window)
         found = entries[row, : lengths[row]]

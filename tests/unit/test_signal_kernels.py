@@ -21,7 +21,7 @@ from streamer.core.signals import (
     snapshot,
     warm_up,
 )
-from streamer.core.signals.blend import Blend
+from streamer.core.signals.blend import Blend, units
 from streamer.core.signals.blend_kernels import judged, listed
 from streamer.core.signals.context_kernels import products
 from streamer.core.signals.feature_kernels import _logarithms
@@ -210,7 +210,8 @@ def test_features_are_what_their_names_say() -> None:
     barred, nobody = np.zeros(len(counts), np.bool_), (none[0], np.zeros(10, np.int64))
     pool = signals._pooling.gather(past, session, signals.edges, counts, barred, nobody, none)
     scores = np.random.default_rng(0).standard_normal(pool.item.shape).astype(np.float32) * 3
-    x, context = features(past, session, pool, counts, signals.again, o, scores, None)
+    x = np.empty((9, FEATURES, pool.item.shape[1]), np.float32)
+    context = features(past, session, pool, counts, signals.again, o, scores, None, x)
     share, top = counts.shares(), counts.shares().max(axis=1)
 
     def bounded(value: float) -> float:
@@ -271,7 +272,12 @@ def test_lists_hold_the_best_and_what_carried_them() -> None:
     found, score = np.full((4, 6), -1), np.full((4, 6), -np.inf, np.float32)
     signal = np.zeros((4, 6), np.uint8)
     alone = blend_kernels.NONE
-    listed(x, context, item, filled, *blend.ordered(w), alone, 7, of_signal, found, score, signal)
+    weights = linear, inner, *_ = blend.ordered(w)
+
+    def brought() -> np.ndarray:
+        return units(x, linear, inner, np.empty((4, 6, 30), np.float32))
+
+    listed(x, brought(), context, item, filled, *weights, alone, 7, of_signal, found, score, signal)
     scores, hidden = blend._forward(w, x, context)
     for user in range(4):
         m = filled[user]
@@ -284,7 +290,8 @@ def test_lists_hold_the_best_and_what_carried_them() -> None:
             assert signal[user, place] == np.bincount(of_signal, lift).argmax()
     taken = item[:, 2].copy()
     target, ranks, singles = np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros((4, 2), np.int64)
-    judged(x, context, item, filled, taken, *blend.ordered(w), np.array([1, 3]), 7, target, ranks, singles)
+    rest, columns = weights[2:], np.array([1, 3])
+    judged(x, brought(), context, item, filled, taken, *rest, columns, 7, target, ranks, singles)
     assert target.tolist() == [2, 2, 2, -1]
     for user in range(3):
         m = filled[user]

@@ -61,7 +61,7 @@ def test_the_last_events_are_kept_in_order(events: int, window: int) -> None:
     windows = filled(events, window)
     last = list(range(1, events + 1))[-window:]
     assert numbers(windows) == last
-    assert windows.recent_items(ME, 4)[0].tolist()[: len(last)] == last[::-1][:4]
+    assert windows.recent(ME, 4)[0][0].tolist()[: len(last)] == last[::-1][:4]
 
 
 @pytest.mark.parametrize("window", [5, 16, 20, 100])

@@ -27,6 +27,15 @@ _TRUSTED = {
 _ORDER = ("linear", "inner", "context", "bias", "outer")
 
 
+def units(x: F32, linear: F32, inner: F32, out: F32) -> F32:
+    """What features x (B, F, C) bring to each hidden unit, inner (J, F), and last to the score itself, linear (F,): out
+    (B, J + 1, C).
+
+    A product per event: it does not depend on who else is in the block.
+    """
+    return np.matmul(np.concatenate([inner, linear[None]]), x, out=out)
+
+
 class Blend:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) with a step per call of `learn`; `version` counts the steps."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.compiled import compiled
+from streamer.core.compiled import compiled, compiled_sum
 
 Rows = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -21,60 +21,28 @@ _ZERO = np.float32(0)
 
 
 @compiled
-def _add_products(x: F32, weight: F32, out: F32) -> None:
-    """out (C,) += weight (F,) · x (F, C), feature by feature, four at a time."""
-    features, places = len(weight), len(out)
-    whole = features - features % 4
-    for f in range(0, whole, 4):
-        w_0, w_1, w_2, w_3 = weight[f], weight[f + 1], weight[f + 2], weight[f + 3]
-        x_0, x_1, x_2, x_3 = x[f], x[f + 1], x[f + 2], x[f + 3]
-        for at in range(places):
-            out[at] += w_0 * x_0[at] + w_1 * x_1[at] + (w_2 * x_2[at] + w_3 * x_3[at])
-    for f in range(whole, features):
-        w = weight[f]
-        for at in range(places):
-            out[at] += w * x[f, at]
-
-
-@compiled
-def _score(
-    x: F32,
-    m: int,
-    context: F32,
-    linear: F32,
-    inner: F32,
-    of_context: F32,
-    bias: F32,
-    outer: F32,
-    hidden: F32,
-    score: F32,
-) -> None:
-    """score (C,) of the first m candidates of a user, and hidden (J, C) before the ReLU."""
-    score[:m] = _ZERO
-    _add_products(x, linear, score[:m])
+def _score(units: F32, m: int, context: F32, of_context: F32, bias: F32, outer: F32, score: F32) -> None:
+    """score (C,) of the first m candidates of a user. units (J + 1, C): what the features bring to each hidden unit, to which
+    the context is added, and last what they bring to the score itself.
+    """
+    score[:m] = units[len(outer), :m]
     for unit in range(len(outer)):
-        row = hidden[unit, :m]
+        row = units[unit, :m]
         offset = bias[unit]
         for d in range(len(context)):
             offset += of_context[unit, d] * context[d]
-        row[:] = offset
-        _add_products(x, inner[unit], row)
         weight = outer[unit]
         for at in range(m):
+            row[at] += offset
             score[at] += weight * max(row[at], _ZERO)
 
 
-@compiled
+@compiled_sum
 def _mean(values: F32) -> Any:
-    """Of values (n,), summed in eight parts."""
-    parts = np.zeros(8, np.float32)
-    n = len(values)
-    for start in range(0, n - 7, 8):
-        for part in range(8):
-            parts[part] += values[start + part]
-    for at in range(n - n % 8, n):
-        parts[0] += values[at]
-    return parts.sum() / np.float32(max(n, 1))
+    total = _ZERO
+    for at in range(len(values)):
+        total += values[at]
+    return total / np.float32(max(len(values), 1))
 
 
 @compiled
@@ -102,6 +70,7 @@ def _best(score: F32, item: Rows, places: Rows) -> int:
 @compiled
 def listed(
     x: F32,
+    units: F32,
     context: F32,
     item: Rows,
     filled: Rows,
@@ -119,17 +88,17 @@ def listed(
 ) -> None:
     """The k best of x (B, F, C): item, score and the signal that lifts each most above the average candidate, all (B, k).
 
-    alone: the feature that ranks instead of the blend, NONE for the blend; ever: the one by which its ties are broken; signal_of
-    (F,). The blend being piecewise linear, how a score changes with each feature is exact.
+    units (B, J + 1, C): inner and, last, linear times x; overwritten. alone: the feature that ranks instead of the blend, NONE
+    for the blend; ever: the one by which its ties are broken; signal_of (F,). The blend being piecewise linear, how a score
+    changes with each feature is exact.
     """
     users, features, wide = x.shape
-    hidden = np.empty((len(outer), wide), np.float32)
     score, places = np.empty(wide, np.float32), np.empty(listed_item.shape[1], np.int64)
     mean, slope = np.empty(features, np.float32), np.empty(features, np.float32)
     lift = np.empty(signal_of.max() + 1, np.float32)
     for user in range(users):
-        m, rows = filled[user], x[user]
-        _score(rows, m, context[user], linear, inner, of_context, bias, outer, hidden, score)
+        m, rows, hidden = filled[user], x[user], units[user]
+        _score(hidden, m, context[user], of_context, bias, outer, score)
         if alone != NONE:
             for at in range(m):
                 score[at] = rows[alone, at] + TIE * rows[ever, at]
@@ -164,12 +133,11 @@ def _rank(score: F32, target: int) -> int:
 @compiled
 def judged(
     x: F32,
+    units: F32,
     context: F32,
     item: Rows,
     filled: Rows,
     taken: Rows,
-    linear: F32,
-    inner: F32,
     of_context: F32,
     bias: F32,
     outer: F32,
@@ -180,10 +148,10 @@ def judged(
     singles: Rows,
 ) -> None:
     """Where the items taken (B,) stand among the candidates: target (B,) their places, NONE if they are none; their ranks by
-    the blend (B,) and by each of the features columns (S,) alone (B, S), 0 if they are none.
+    the blend (B,) and by each of the features columns (S,) alone (B, S), 0 if they are none. units: as in `listed`.
     """
     users, _, wide = x.shape
-    hidden, score = np.empty((len(outer), wide), np.float32), np.empty(wide, np.float32)
+    score = np.empty(wide, np.float32)
     for user in range(users):
         m, rows = filled[user], x[user]
         target[user], blend[user] = NONE, 0
@@ -193,7 +161,7 @@ def judged(
                 target[user] = at
         if target[user] == NONE:
             continue
-        _score(rows, m, context[user], linear, inner, of_context, bias, outer, hidden, score)
+        _score(units[user], m, context[user], of_context, bias, outer, score)
         blend[user] = _rank(score[:m], target[user])
         for number in range(len(columns)):
             for at in range(m):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.compiled import compiled
+from streamer.core.compiled import compiled, compiled_sum
 
 Rows = NDArray[np.int64]
 Ints = NDArray[np.int32]
@@ -30,8 +30,12 @@ TICKS = np.float32(1 / 12)
 EVENTS = np.float32(1 / 12)
 TIMES = np.float32(1 / 5)
 _TINY = np.float32(1e-20)
+NOTHING = np.float32(1e-12)
+"""Shares below are 0: a few that are no normal numbers, or become none by a product, cost as much as all others together."""
 _LN_2 = np.float32(math.log(2))
 _HALF, _ONE, _TWO = np.float32(0.5), np.float32(1), np.float32(2)
+_QUARTER, _SIXTH, _TWENTIETH = np.float32(1 / 4), np.float32(1 / 6), np.float32(1 / 20)
+_PER_LN_2, _LEAST = np.float32(1 / math.log(2)), np.float32(math.log(1e-12))
 _THIRD, _FIFTH, _SEVENTH, _NINTH = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7), np.float32(1 / 9)
 _ROOT_HALF = np.int32(np.float32(math.sqrt(0.5)).view(np.int32))
 
@@ -55,19 +59,58 @@ def _logarithms(values: F32, scale: Any, exponent: Ints) -> None:
 
 
 @compiled
-def _standard(scores: F32, filled: int, out: F32, share: F32) -> None:
-    """Scores (filled,) of a model, whatever their scale: standardised, and as a softmax's share of its maximum."""
-    mean, spread, highest = 0.0, 0.0, -np.inf
-    for at in range(filled):
-        mean += scores[at]
+def _share(value: Any) -> Any:
+    return value if value > NOTHING else np.float32(0)
+
+
+@compiled
+def _exponentials(values: F32, power: Ints) -> None:
+    """values (n,) of at most 0 → e to their power, in place, to 2e-6 of it, 0 below NOTHING; power (≥ n,) is used.
+
+    e^x = 2^n e^r with r in [-ln 2 / 2, ln 2 / 2], and e^r as its series up to r^5.
+    """
+    bits = values.view(np.int32)
+    for at in range(len(values)):
+        x = max(values[at], _LEAST)
+        n = np.int32(x * _PER_LN_2 - _HALF)
+        r = x - np.float32(n) * _LN_2
+        series = _ONE + r * (
+            _ONE + r * (_HALF + r * (_SIXTH + r * (_SIXTH * _QUARTER + r * _SIXTH * _TWENTIETH)))
+        )
+        power[at] = n << 23
+        values[at] = series if values[at] >= _LEAST else np.float32(0)
+    for at in range(len(values)):
+        bits[at] = bits[at] + power[at] if bits[at] else 0
+
+
+@compiled_sum
+def _sum(values: F32) -> Any:
+    total = np.float32(0)
+    for at in range(len(values)):
+        total += values[at]
+    return total
+
+
+@compiled_sum
+def _spread(values: F32, mean: Any) -> Any:
+    total = np.float32(0)
+    for at in range(len(values)):
+        total += (values[at] - mean) * (values[at] - mean)
+    return total
+
+
+@compiled
+def _standard(scores: F32, out: F32, share: F32, power: Ints) -> None:
+    """Scores (n,) of a model, whatever their scale: standardised, and as a softmax's share of its maximum."""
+    count = np.float32(max(len(scores), 1))
+    mean, highest = _sum(scores) / count, np.float32(-np.inf)
+    for at in range(len(scores)):
         highest = max(highest, scores[at])
-    mean /= max(filled, 1)
-    for at in range(filled):
-        spread += (scores[at] - mean) ** 2
-    deviation = math.sqrt(spread / max(filled, 1)) + 1e-6
-    for at in range(filled):
-        out[at] = min(max((scores[at] - mean) / deviation, -4.0), 4.0) / 4.0
-        share[at] = math.exp(min(scores[at] - highest, 0.0))
+    per_deviation = _QUARTER / np.float32(math.sqrt(_spread(scores, mean) / count) + 1e-6)
+    for at in range(len(scores)):
+        out[at] = min(max((scores[at] - mean) * per_deviation, -_ONE), _ONE)
+        share[at] = scores[at] - highest
+    _exponentials(share, power)
 
 
 @compiled
@@ -114,7 +157,7 @@ def described(
             for h in range(HALF_LIVES):
                 each = count[other, h]
                 rows[2 * h, at] = np.float32(each * to_share[h] * 10) * _STEEP + _ONE
-                rows[2 * h + 1, at] = np.float32(each * to_top[h])
+                rows[2 * h + 1, at] = _share(np.float32(each * to_top[h]))
             rows[8, at] = np.float32(count[other, ever]) + _ONE
         for h in range(HALF_LIVES):
             _logarithms(rows[2 * h, :m], LOG_SCALE, exponent)
@@ -125,7 +168,7 @@ def described(
             said = neighbour[user, kind]
             for at in range(m):
                 rows[f, at] = said[at] * _STEEP + _ONE
-                rows[f + 1, at] = said[at] * part
+                rows[f + 1, at] = _share(said[at] * part)
             _logarithms(rows[f, :m], LOG_SCALE, exponent)
             f += 2
         any_taken = False
@@ -159,7 +202,7 @@ def described(
         f += 3
         for scores in (gru, text):
             if scores.shape[1]:
-                _standard(scores[user], m, rows[f], rows[f + 1])
+                _standard(scores[user, :m], rows[f, :m], rows[f + 1, :m], exponent)
             else:
                 rows[f, :m] = 0
                 rows[f + 1, :m] = 0

@@ -64,13 +64,14 @@ def features(
     options: SignalOptions,
     gru: F32 | None,
     text: F32 | None,
-) -> tuple[F32, F32]:
-    """(B, F, C) of the candidates, 0 where there are none, and (B, CONTEXT) of the users.
+    x: F32,
+) -> F32:
+    """Fill x (B, F, C), of the candidates, 0 where there are none; (B, CONTEXT) of the users.
 
     session (B,); again (N,): how often each item was taken by somebody who remembered it; gru, text (B, C): scores.
     """
     users, wide = pool.item.shape
-    x, context = np.empty((users, FEATURES, wide), np.float32), np.empty((users, CONTEXT), np.float32)
+    context = np.empty((users, CONTEXT), np.float32)
     described(
         pool.item,
         pool.filled,
@@ -97,4 +98,4 @@ def features(
         x,
         context,
     )
-    return x, context
+    return context

@@ -15,8 +15,9 @@ Hashes = NDArray[np.uint64]
 
 def with_items(item: Hashes, time_ms: Rows) -> tuple[Hashes, Rows]:
     """Items and times (n, W) of last events without those that have no item (0) between, left-aligned."""
-    if (item[:, 1:] != 0)[item[:, :-1] == 0].any():
-        order = np.argsort(item == 0, axis=1, kind="stable")
+    there = item != 0
+    if (there[:, 1:] > there[:, :-1]).any():
+        order = np.argsort(~there, axis=1, kind="stable")
         item, time_ms = np.take_along_axis(item, order, 1), np.take_along_axis(time_ms, order, 1)
     return item, time_ms
 
@@ -33,7 +34,7 @@ class Past:
     @classmethod
     def of(cls, states: UserStates, users: Rows, last: int) -> Past:
         """Of `users` (n,) of a batch, as things stand."""
-        item, when = with_items(states.recent_items(users, last), states.windows.recent_times(users, last))
+        item, when = with_items(*states.recent(users, last))
         heads = states.heads
         return cls(
             item, when, heads["watermark"][users].astype(np.int64), heads["version"][users].astype(np.int64)

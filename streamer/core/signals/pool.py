@@ -5,7 +5,7 @@ Axes: B users of the block, W remembered items, N items, C candidates of a user.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,10 @@ class Pool:
     taken: NDArray[np.int32]
     """(B, C) how often it is among the remembered"""
 
+    def first(self, users: int) -> Pool:
+        """Of so many users; views."""
+        return Pool(**{each.name: getattr(self, each.name)[:users] for each in fields(self)})
+
 
 class Pooling:
     """Makes pools; keeps its working memory, a few numbers for every item, between calls."""
@@ -52,6 +56,7 @@ class Pooling:
         self._voice = np.zeros((options.recent, 3), np.int64)
         self._factor = np.zeros((options.recent, 5), np.float32)
         self._histogram = np.zeros(1 << 12, np.int32)
+        self._room = self._empty(0)
         self._stamp = 0
         self._grow(0)
 
@@ -66,10 +71,12 @@ class Pooling:
         wanted: Rows,
     ) -> Pool:
         """past (B,), session (B,); barred (N,); excluded: items (M,) by user, and bounds (B + 1,) whose they are; wanted (B, X):
-        further candidates, NONE = none. `counts` has a row for every item that occurs.
+        further candidates, NONE = none. `counts` has a row for every item that occurs. The next pool overwrites this one.
         """
         users = len(past)
-        pool = self._empty(users)
+        if users > len(self._room.item):
+            self._room = self._empty(users)
+        pool = self._room.first(users)
         self._ready(len(barred), users)
         self._stamp = kernels.pooled(
             past.item,

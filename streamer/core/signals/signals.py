@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.signals.blend import Blend
+from streamer.core.signals.blend import Blend, units
 from streamer.core.signals.blend_kernels import judged, listed
 from streamer.core.signals.edges import Edges
-from streamer.core.signals.features import SIGNAL_OF, Signal, features
+from streamer.core.signals.features import FEATURES, SIGNAL_OF, Signal, features
 from streamer.core.signals.history import NONE, Contexts
 from streamer.core.signals.item_counts import ItemCounts
 from streamer.core.signals.lists import SINGLES, Extra, Judged, Ranked
@@ -57,6 +57,9 @@ class Signals:
         self.replay = Replay(options.replayed, options.pool, options.seed)
         self._owed = 0.0
         self._pooling = Pooling(options)
+        # Kept from block to block: fresh memory of this size costs as much as what is written into it.
+        self._x = np.empty((BLOCK_USERS, FEATURES, options.pool), np.float32)
+        self._units = np.empty((BLOCK_USERS, options.hidden + 1, options.pool), np.float32)
 
     # ------------------------------------------------------------------ counting
     def absorb(
@@ -109,15 +112,20 @@ class Signals:
             self.blend.version,
         )
         alone = NONE if self.safeguard.serving is None else int(_SHARE_OF[self.safeguard.serving])
-        weights = self.blend.ordered(self.blend.serving)
+        linear, inner, of_context, bias, outer = self.blend.ordered(self.blend.serving)
         for block in self._blocks(past, excluded, extra, barred):
             item, signal = ranked.item[block.at], ranked.signal[block.at]
             listed(
                 block.x,
+                units(block.x, linear, inner, self._units[: len(block.x)]),
                 block.context,
                 block.pool.item,
                 block.pool.filled,
-                *weights,
+                linear,
+                inner,
+                of_context,
+                bias,
+                outer,
                 alone,
                 _EVER,
                 _SIGNAL_OF,
@@ -145,17 +153,20 @@ class Signals:
         """
         blend, singles = np.zeros(len(item), np.int64), np.zeros((len(item), len(SINGLES)), np.int64)
         losses = []
-        weights = self.blend.ordered(self.blend.serving)
+        linear, inner, of_context, bias, outer = self.blend.ordered(self.blend.serving)
         target = np.zeros(len(item), np.int64)
         for block in self._blocks(past, excluded, extra, barred):
             at, pool = block.at, block.pool
             judged(
                 block.x,
+                units(block.x, linear, inner, self._units[: len(block.x)]),
                 block.context,
                 pool.item,
                 pool.filled,
                 item[at],
-                *weights,
+                of_context,
+                bias,
+                outer,
                 _SHARE_OF,
                 _EVER,
                 target[at],
@@ -191,6 +202,7 @@ class Signals:
         extra: dict[str, Extra] | None,
         barred: NDArray[np.bool_] | None,
     ) -> Iterator[_Block]:
+        """Each block overwrites the one before."""
         if not len(past):
             return
         extra = extra or {}
@@ -230,7 +242,8 @@ class Signals:
         gru, text = (
             extra[name].score(places, pool.item) if name in extra else None for name in ("gru", "text")
         )
-        x, context = features(past, session, pool, self.counts, self.again, self.options, gru, text)
+        x = self._x[: len(places)]
+        context = features(past, session, pool, self.counts, self.again, self.options, gru, text, x)
         return _Block(at, past, session, pool, x, context)
 
     def _grow(self, items: int) -> None:
