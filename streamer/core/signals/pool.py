@@ -55,7 +55,6 @@ class Pooling:
         self._remembered = options.remembered if options.repeats else 0
         self._voice = np.zeros((options.recent, 3), np.int64)
         self._factor = np.zeros((options.recent, 5), np.float32)
-        self._histogram = np.zeros(1 << 12, np.int32)
         self._room = self._empty(0)
         self._stamp = 0
         self._grow(0)
@@ -107,7 +106,6 @@ class Pooling:
             self._touched,
             self._kept,
             self._liking,
-            self._histogram,
             self._voice,
             self._factor,
             pool.item,

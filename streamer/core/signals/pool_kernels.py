@@ -128,23 +128,27 @@ def _highest(touched: Rows, score: F32, highest: F32) -> None:
 
 
 @compiled
-def _edge(liking: F32, most: int, bits: Ints, histogram: Ints) -> tuple[Any, int]:
-    """The `most`-th highest of liking (n,), all >= 0 and n > most, and how many of those that equal it belong to the highest."""
-    n = len(liking)
-    shift, prefix, wanted = 22, np.int64(0), most
-    for level in range(3):
-        width = 10 if level < 2 else 12
-        histogram[: 1 << width] = 0
-        for each in range(n):
-            if level == 0 or (np.int64(bits[each]) >> (shift + width)) == prefix:
-                histogram[(np.int64(bits[each]) >> shift) & ((1 << width) - 1)] += 1
-        place = (1 << width) - 1
-        while histogram[place] < wanted:
-            wanted -= histogram[place]
-            place -= 1
-        prefix = (prefix << width) | place
-        shift -= 10 if level == 0 else 12
-    return prefix, wanted
+def _edge(bits: Ints, most: int) -> tuple[Any, int]:
+    """A number that at least `most` of bits (n,), all >= 0 and n > most, reach, and how many of those that equal it are among
+    the `most` highest: by halving, since the compiler counts several at a time.
+    """
+    low, high = np.int32(0), np.int32(0)
+    for each in range(len(bits)):
+        high = max(high, bits[each])
+    high += np.int32(1)  # of a finite number's bits
+    above = 0
+    while high - low > 1:
+        middle = np.int32(low + (high - low) // 2)
+        reach = 0
+        for each in range(len(bits)):
+            reach += 1 if bits[each] >= middle else 0
+        if reach == most:
+            return middle, reach
+        if reach > most:
+            low = middle
+        else:
+            high, above = middle, reach
+    return low, most - above
 
 
 @compiled
@@ -178,7 +182,6 @@ def pooled(
     touched: Rows,
     kept: Rows,
     liking: F32,
-    histogram: Ints,
     voice: Rows,
     factor: F32,
     item: Rows,
@@ -244,9 +247,9 @@ def pooled(
                 + score[other, 2] * part_2 + score[other, 3] * part_3
             )  # fmt: skip
             left += 1
-        edge, ties = np.int64(-1), left
+        edge, ties = np.int32(-1), left
         if left > places:
-            edge, ties = _edge(liking[:left], places, bits, histogram)
+            edge, ties = _edge(bits[:left], places)
         if left > places:
             equal = 0
             for each in range(left):
