@@ -18,17 +18,20 @@ class BatchSize:
 
     def __init__(self, most_events: int) -> None:
         self.most_events, self._most_users = most_events, max(1, most_events // 2)
-        self._users_per_event = 1.0
+        self._average = self._newest = 1.0
+        """Users per event."""
 
     def computed(self, events: int, users: int) -> None:
         """A batch of so many events touched so many users."""
         if events:
-            self._users_per_event += SMOOTHING * (users / events - self._users_per_event)
+            self._newest = users / events
+            self._average += SMOOTHING * (self._newest - self._average)
 
     @property
     def limit(self) -> int:
-        """Events of the next batch at most."""
-        if self._users_per_event * self.most_events <= self._most_users:
+        """Events of the next batch at most: it may be like the newest or like the others, whichever touches more users."""
+        users_per_event = max(self._average, self._newest)
+        if users_per_event * self.most_events <= self._most_users:
             return self.most_events
-        fitting = int(self._most_users / self._users_per_event)
+        fitting = int(self._most_users / users_per_event)
         return min(self.most_events, max(FEWEST, fitting))

@@ -25,6 +25,12 @@ def test_users_bound_a_batch() -> None:
     assert after(16_000, 50, 0.01).limit == 16_000
 
 
+def test_many_users_bound_the_next_batch_at_once() -> None:
+    size = after(16_000, 50, 0.01)
+    size.computed(16_000, 16_000)
+    assert size.limit == 8_000
+
+
 def test_a_batch_of_nothing_says_nothing() -> None:
     size = after(16_000, 50, 0.8)
     before = size.limit
