@@ -1,8 +1,10 @@
-"""`python -m benchmarks.signals --events FILE --user COL --item COL --time COL`: the collaborative signals alone, prequentially.
+"""`python -m benchmarks.signals --events FILE --user COL --item COL --time COL [--items FILE --item-text COLS]`: the
+collaborative signals alone, prequentially.
 
 No model and no Kafka: `core.signals` over the log in time order, ties shuffled with the seed. The first 80 % are absorbed, the
 blend learns on them (and `--steps` in all, rehearsing); each later event is judged before anything of its batch of 64 is
-absorbed, then learned from. The baselines are those of `benchmarks.quality`, asked at the moment of each event. Costs are
+absorbed, then learned from. With texts there is one more signal, what the user's last items are like, which workers do not have:
+it did not pay (docs/model.md). The baselines are those of `benchmarks.quality`, asked at the moment of each event. Costs are
 processor time, after the kernels were compiled; `ranking_N_users` is one call for N users, a median.
 """
 
@@ -22,13 +24,20 @@ from benchmarks.quality.baselines import counting
 from benchmarks.quality.judging import rank_of
 from benchmarks.quality.log import Log, Source, load
 from benchmarks.quality.metrics import gains, paired_bootstrap
-from streamer.core.signals import SINGLES, Contexts, Histories, SignalOptions, Signals
+from benchmarks.quality.training import contents
+from streamer.core.signals import SINGLES, Contexts, Extra, Histories, SignalOptions, Signals
+from streamer.core.signals.history import NONE
 from streamer.core.warm_up import warm_up
 
 Rows = NDArray[np.int64]
+F32 = NDArray[np.float32]
 
 TRAINING_SHARE, LEARN_FROM, BATCH, K = 0.8, 0.2, 64, 10
 """Shares of the log: before the cut; after which the blend begins to learn."""
+LAST_TEXTS, TEXT_DISCOUNT, TEXT_ITEMS = 10, 0.8, 50
+"""So many last items' texts count, each so much of the next newer one's; and so many items like them are candidates."""
+TEXTS_S = 600.0
+"""Processor time that may go into reading texts."""
 CALLS, ROUNDS = (1, 8, 64, 512), 15
 """Users of a call whose cost is measured, and how often."""
 
@@ -55,6 +64,29 @@ class Taken:
         return np.array(pairs if self.mask else [], np.int64).reshape(-1, 2)
 
 
+class Texts:
+    """How like an item's text is to those of the user's last items, the newest of which counts most.
+
+    vectors (N, D): of the items' texts. What they have in common is taken out first: any two sentences have that.
+    """
+
+    def __init__(self, vectors: F32) -> None:
+        centred = vectors - vectors.mean(axis=0)
+        self._vectors = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+
+    def like(self, past: Contexts, excluded: Rows) -> Extra:
+        """For contexts (n,); excluded (M, 2): pairs of (context, item) that are no candidates."""
+        last = past.item[:, :LAST_TEXTS]
+        weight = np.where(last != NONE, TEXT_DISCOUNT ** np.arange(last.shape[1]), 0.0)
+        asked = (self._vectors[np.maximum(last, 0)] * weight[:, :, None]).sum(axis=1)
+        scores = (asked @ self._vectors.T).astype(np.float32)
+        free = scores.copy()
+        free[excluded[:, 0], excluded[:, 1]] = -np.inf
+        best = np.argsort(-free, axis=1, kind="stable")[:, :TEXT_ITEMS]
+        best[(weight == 0).all(axis=1)] = NONE
+        return Extra(best, lambda at, items: scores[at[:, None], np.maximum(items, 0)])
+
+
 @dataclass
 class Judged:
     blend: list[Rows] = field(default_factory=list)
@@ -66,7 +98,7 @@ class Judged:
     """Of one call for so many users"""
 
 
-def stream(log: Log, cut: int, steps: int, budget: int) -> tuple[Judged, Signals]:
+def stream(log: Log, cut: int, steps: int, budget: int, texts: Texts | None) -> tuple[Judged, Signals]:
     repeats = log.take(slice(0, cut)).repeats()
     options = SignalOptions.for_log(log.time_ms[:cut], repeats=repeats, edge_budget=budget)
     signals, histories, taken = Signals(options), Histories(options.remembered), Taken(not repeats)
@@ -78,10 +110,12 @@ def stream(log: Log, cut: int, steps: int, budget: int) -> tuple[Judged, Signals
         excluded = taken.before(user, item)
         if first == cut:
             signals.rehearse(max(0, steps - signals.blend.version))
-        if first >= cut:
-            _judge(signals, past, item, excluded, judged)
-        elif first >= LEARN_FROM * n:
-            signals.learn(past, item, excluded)
+        if first >= LEARN_FROM * n:
+            extra = None if texts is None else {"text": texts.like(past, excluded)}
+            if first >= cut:
+                _judge(signals, past, item, excluded, extra, judged)
+            else:
+                signals.learn(past, item, excluded, extra)
         started = time.process_time()
         signals.absorb(past, item, np.ones(last - first), when)
         judged.absorbing_s += time.process_time() - started
@@ -104,11 +138,18 @@ def _measure_calls(signals: Signals, histories: Histories, taken: Taken, log: Lo
         judged.calls_s[users] = float(np.median(seconds))
 
 
-def _judge(signals: Signals, past: Contexts, item: Rows, excluded: Rows, judged: Judged) -> None:
+def _judge(
+    signals: Signals,
+    past: Contexts,
+    item: Rows,
+    excluded: Rows,
+    extra: dict[str, Extra] | None,
+    judged: Judged,
+) -> None:
     started = time.process_time()
-    signals.rank(past, K, excluded)
+    signals.rank(past, K, excluded, extra)
     ranked = time.process_time()
-    found = signals.judge(past, item, excluded)
+    found = signals.judge(past, item, excluded, extra)
     judged.ranking_s += ranked - started
     judged.judging_s += time.process_time() - ranked
     judged.blend.append(found.blend)
@@ -130,10 +171,10 @@ def baselines(log: Log, cut: int) -> dict[str, Rows]:
     return {name: np.array(each, np.int64) for name, each in ranks.items()}
 
 
-def measure(log: Log, steps: int, budget: int) -> dict[str, Figure]:
+def measure(log: Log, steps: int, budget: int, texts: Texts | None = None) -> dict[str, Figure]:
     warm_up()
     cut = log.split(TRAINING_SHARE)
-    judged, signals = stream(log, cut, steps, budget)
+    judged, signals = stream(log, cut, steps, budget, texts)
     blend, singles = np.concatenate(judged.blend), np.concatenate(judged.singles)
     others = baselines(log, cut)
     values = {name: float(gains(ranks).mean()) for name, ranks in others.items()}
@@ -158,6 +199,12 @@ def measure(log: Log, steps: int, budget: int) -> dict[str, Figure]:
     }
     figures["edges"] = Figure.of([len(signals.edges)], "edges")
     figures["safeguard_falls"] = Figure.of([signals.safeguard.falls], "times")
+    known = np.zeros(len(log.items), np.bool_)
+    known[log.item[:cut]] = True
+    cold = ~known[log.item[cut:]]
+    if cold.any():
+        figures["ndcg_at_10_blend_cold_items"] = Figure.of([float(gains(blend[cold]).mean())], "share")
+        figures["judged_events_cold_items"] = Figure.of([int(cold.sum())], "events")
     figures["judged_events"] = Figure.of([len(blend)], "events")
     return figures
 
@@ -167,16 +214,25 @@ def main() -> None:
     parser.add_argument("--events", type=Path, required=True, metavar="FILE")
     for name in ("user", "item", "time"):
         parser.add_argument(f"--{name}", required=True, metavar="COL")
+    parser.add_argument("--items", type=Path, metavar="FILE", help="where their texts are")
+    parser.add_argument("--item-text", default="", metavar="COLS", help="of that file")
     parser.add_argument("--seed", type=int, default=7, metavar="N")
     parser.add_argument("--steps", type=int, default=5_000, metavar="N", help="of the blend before the cut")
     parser.add_argument("--edges", type=int, default=2_000_000, metavar="N", help="budget of neighbour edges")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="only the first N events, 0 = all")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    log = load(Source(options.events, options.user, options.item, options.time), options.seed)
+    columns = tuple(filter(None, options.item_text.split(",")))
+    log = load(
+        Source(
+            options.events, options.user, options.item, options.time, items=options.items, item_text=columns
+        ),
+        options.seed,
+    )
     if options.first:
         log = log.take(slice(0, options.first))
-    result = Result.here("signals", measure(log, options.steps, options.edges))
+    texts = Texts(contents(log, TEXTS_S)[0]) if options.items else None
+    result = Result.here("signals", measure(log, options.steps, options.edges, texts))
     show([result])
     if options.json:
         result.write(options.json)
