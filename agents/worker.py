@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -16,28 +15,20 @@ from faust.types import TP
 
 from agents import kernels
 from agents.batch import DecodedRun
-from agents.collaborate import Collaborate
 from agents.embed_items import EmbedItems
 from agents.follow_items import FollowItems
 from agents.follow_signals import FollowSignals
-from agents.ingest import Ingest, StateOptions
 from agents.keep_counts import KeepCounts
-from agents.recommend import Recommend
+from agents.processing import collaborative, event_processor
 from agents.swap_model import SwapModel
 from agents.tell import LEARNER_PARTITION
 from streamer import telemetry
 from streamer.allocator import give_back
 from streamer.core.batch_size import BatchSize
-from streamer.core.event_types import EventTypes
-from streamer.core.events import EventDecoder
-from streamer.core.interests import Decay
 from streamer.core.pace import Pace
-from streamer.core.partitioner import Partitioner
 from streamer.core.popularity import Popularity
-from streamer.core.put_off import PutOff
 from streamer.core.signals.shared import SharedSignals
 from streamer.core.state_records import is_head_key, user_of_key
-from streamer.core.stored import Stored
 from streamer.serving.catalogue import CatalogueSnapshot
 from streamer.serving.champion import Champion
 from streamer.serving.device import choose_device
@@ -283,61 +274,6 @@ class Worker:
         delivery = await loop.run_in_executor(self.executor, self.ingest.refresh, partition, users)
         for topic, records in delivery.outputs.items():
             await self.app.batch_producer.send(topic, partition, records)
-
-
-def collaborative(settings: Settings, types: EventTypes) -> Collaborate | None:
-    """Who blends the model with what other users did; None where that is switched off."""
-    if settings.signals == "off":
-        return None
-    return Collaborate(
-        SharedSignals(),
-        types,
-        events_topic=settings.topic("signal-events"),
-        weights_topic=settings.topic("signal-weights"),
-        explore=settings.explore_share,
-        exclude_seen=settings.exclude_seen,
-    )
-
-
-def event_processor(
-    settings: Settings,
-    types: EventTypes,
-    champion: Callable[[], Champion],
-    reader: Callable[[int], Stored],
-    texts: MicroBatcher,
-    collaborate: Collaborate | None,
-    *,
-    partitions: int,
-) -> Ingest:
-    """What a worker does with events, without Kafka and without a store: as the settings say."""
-    s = settings
-    recommend = Recommend(
-        profiles_topic=s.topic("profiles"),
-        recommendations_topic=s.topic("recommendations"),
-        per_event=s.refresh == "event",
-        top_k=s.top_k,
-        exclude_seen=s.exclude_seen,
-        diversity=s.diversity,
-        exposure_discount=s.exposure_discount,
-        collaborate=collaborate,
-    )
-    partitioner = None if s.partitioner == "off" else Partitioner(s.partitioner)
-    return Ingest(
-        EventDecoder(types, partitioner, partitions),
-        types,
-        StateOptions(
-            window=s.window,
-            grace_ms=int(s.grace_s * 1000),
-            decay=Decay(int(s.interest_half_life_short_s * 1000), int(s.interest_half_life_long_s * 1000)),
-        ),
-        champion,
-        reader,
-        texts,
-        recommend,
-        topic=s.topic("events"),
-        put_off=PutOff(0 if recommend.per_event else s.max_staleness_s, s.max_batch_events),
-        collaborate=collaborate,
-    )
 
 
 def faust_credentials(kafka_options: dict[str, Any]) -> Credentials | None:

@@ -28,9 +28,9 @@ from agents import ingest, recommend
 from agents.batch import Batch
 from agents.collaborate import Collaborate
 from agents.ingest import Ingest, StateOptions
+from agents.processing import collaborative
 from agents.recommend import Recommend, Refresh
 from agents.tell import Told
-from agents.worker import collaborative
 from benchmarks import artefact, figures
 from benchmarks.figures import Figure, Result
 from benchmarks.stage import PARTITIONS

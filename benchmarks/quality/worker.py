@@ -17,7 +17,7 @@ import numpy as np
 from faust.types import TP
 
 from agents.batch import DecodedRun
-from agents.worker import collaborative, event_processor
+from agents.processing import collaborative, event_processor
 from benchmarks.quality.log import Log, Rows
 from streamer.core.event_types import REFRESH
 from streamer.core.events import Event
