@@ -15,7 +15,7 @@ help:
 	@echo 'make test                the tests, without those that take minutes'
 	@echo 'make test-all            every test (HEADWATER_DATA=DIR: data sets that some of them want)'
 	@echo 'make check               ruff, mypy --strict, import contracts'
-	@echo 'make bench [ARGS="..."]  every figure, measured here beside its peers: two hours; ARGS="--quick": minutes'
+	@echo 'make bench [ARGS="..."]  speed, memory and recovery, measured here beside the peers: hours; ARGS="--quick": minutes'
 	@echo 'make bench-gpu           the GPU path, where there is a GPU'
 	@echo 'make install             the virtual environment $(VENV) (the others make it too)'
 	@echo 'make clean               remove caches and what the demo kept; distclean: $(VENV) as well'

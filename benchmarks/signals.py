@@ -4,7 +4,7 @@ collaborative signals alone, prequentially.
 No model and no Kafka: `core.signals` over the log in time order, ties shuffled with the seed. The first 80 % are absorbed, the
 blend learns on them (and `--steps` in all, rehearsing); each later event is judged before anything of its batch of 64 is
 absorbed, then learned from. With texts there is one more signal, what the user's last items are like, which workers do not have:
-it did not pay (docs/model.md). The baselines are those of `benchmarks.quality`, asked at the moment of each event. Costs are
+it brings little (docs/quality.md). The baselines are those of `benchmarks.quality`, asked at the moment of each event. Costs are
 processor time, after the kernels were compiled; `ranking_N_users` is one call for N users, a median.
 """
 

@@ -52,7 +52,7 @@ def data_sets() -> Path:
 
 @pytest.fixture(scope="session")
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small artefact with random weights, 60 items "i0" … "i59"."""
+    """A small artefact with random weights, 60 items "i0" … "i59". Never write into it."""
     from tests.tiny_artefact import build
 
     return build(tmp_path_factory.mktemp("artefact"))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import string
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,7 @@ def build(
     `bert`: a directory with a BertModel of hidden size 384 and its tokenizer.json; by default a random one of one layer.
     `tick_ms`: with weights of the collaborative blend that have learned nothing yet, for a log whose events are so far apart.
     """
-    encoder_dir = export_encoder(tiny_bert(out / ".bert") if bert is None else bert, out / ".encoder")
+    encoder_dir = tiny_encoder() if bert is None else export_encoder(bert, out / ".encoder")
     content = TextEncoder.open(encoder_dir).encode(item_texts(items))
     model = random_model(content, seed=seed, hidden=hidden, dim=dim, encoder=encoder)
     return export_artefact(
@@ -89,6 +93,14 @@ def random_model(
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.3)
     return model.eval()
+
+
+@cache
+def tiny_encoder() -> Path:
+    """The exported `tiny_bert`, once per process: it takes as long as all the rest of an artefact."""
+    folder = Path(tempfile.mkdtemp(prefix="headwater-tiny-encoder-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return export_encoder(tiny_bert(folder / "bert"), folder / "encoder")
 
 
 def tiny_bert(folder: Path) -> Path:

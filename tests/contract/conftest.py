@@ -1,4 +1,4 @@
-"""One tiny artefact for all contract tests, and copies of it to damage."""
+"""Copies of the tiny artefact to damage."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ import pytest
 
 from streamer.core.manifest import MANIFEST, decode_manifest, encode_manifest
 from streamer.serving.artefact import sha256_of
-from tests.tiny_artefact import build
-
-
-@pytest.fixture(scope="session")
-def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Never write into it."""
-    return build(tmp_path_factory.mktemp("artefacts"))
 
 
 @pytest.fixture

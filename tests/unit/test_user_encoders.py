@@ -14,6 +14,7 @@ from model_export.network import ModelConfig, UserModel
 from model_export.validation import HeldOut, judge
 from streamer.core.event_types import EventTypes
 from streamer.serving.model import Model
+from tests.tiny_artefact import tiny_encoder
 
 TYPES = EventTypes.DEFAULT
 
@@ -118,16 +119,7 @@ def test_each_users_last_item_is_held_out() -> None:
     assert len(held_out) == 2
 
 
-@pytest.fixture(scope="module")
-def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny_artefact import build
-
-    folder = tmp_path_factory.mktemp("tiny")
-    build(folder)
-    return folder / ".encoder"
-
-
-def test_an_artefact_names_its_user_encoder(encoder_dir: Path, tmp_path: Path) -> None:
+def test_an_artefact_names_its_user_encoder(tmp_path: Path) -> None:
     network = model("transformer")
     path = export_artefact(
         network,
@@ -140,7 +132,7 @@ def test_an_artefact_names_its_user_encoder(encoder_dir: Path, tmp_path: Path) -
         seed=0,
         data_hash="0" * 16,
         window=100,
-        encoder_dir=encoder_dir,
+        encoder_dir=tiny_encoder(),
     )
     served = Model.load(path)
     assert served.manifest.user_encoder == "transformer"
