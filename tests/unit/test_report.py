@@ -13,7 +13,7 @@ from rich.console import Console
 from streamer.cli.demo import judging, keep, report
 from streamer.cli.demo.judging import PublishedBefore, Quality
 from streamer.cli.demo.passes import TWINS, shown_user, twins
-from streamer.cli.demo.replay import Arrival, Rate, last_offsets, latencies_ms, throughput
+from streamer.cli.demo.replay import Arrival, last_offsets, latencies_ms, throughput
 from streamer.cli.produce import Sent
 from streamer.core.partitioner import Kind
 from streamer.core.protocol import Label, Profile, Recommendation, Recommendations, Source
@@ -80,15 +80,10 @@ def test_last_offsets_are_the_users_latest() -> None:
     assert last_offsets(["u", "v", "u"], [Sent(0, 4, 0), Sent(1, 0, 0), Sent(0, 7, 0)]) == {"u": 7, "v": 0}
 
 
-def test_throughput_counts_what_was_published_after_the_first_outputs() -> None:
-    # 100 events: 10 + 20 covered when the clock starts, 70 more in the second that follows.
-    arrivals = [arrival(5.0, "a", 9), arrival(5.0, "b", 19, partition=1), arrival(6.0, "c", 99)]
-    assert throughput(arrivals, 100, started_ms=1000) == Rate(70.0)
-
-
-@pytest.mark.parametrize("arrivals", [[arrival(5.0, "a", 99)], [arrival(4.9, "a", 9), arrival(5.0, "a", 99)]])
-def test_of_a_log_too_short_to_measure_only_a_lower_bound_is_told(arrivals: list[Arrival]) -> None:
-    assert throughput(arrivals, 100, started_ms=1000) == Rate(100 / 4.0, at_least=True)
+def test_throughput_is_told_from_when_the_worker_was_ready_to_its_last_output() -> None:
+    arrivals = [arrival(5.0, "a", 9), arrival(6.0, "c", 99, partition=1), arrival(5.5, "b", 19)]
+    assert throughput(arrivals, 100, ready_ms=4000) == 50.0
+    assert throughput([], 100, ready_ms=4000) == 0.0
 
 
 def test_twins_do_what_a_user_did_and_are_others() -> None:
@@ -116,7 +111,7 @@ def found() -> report.Report:
         broker="Apache Kafka",
         model_version="v1",
         events=2,
-        rate=Rate(1234.56),
+        events_per_s=1234.56,
         latency_ms=[10.0, 20.0, 30.0],
         latency_rate=500.0,
         quality=Quality(figures, figures, 0.97, 0.85),

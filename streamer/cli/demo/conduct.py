@@ -114,7 +114,7 @@ def _steps(
         broker=broker.name,
         model_version=version,
         events=len(data.replayed),
-        rate=speed.rate,
+        events_per_s=speed.events_per_s,
         latency_ms=streamed.latency_ms,
         latency_rate=passes.LATENCY_RATE,
         quality=quality,

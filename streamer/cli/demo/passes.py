@@ -16,8 +16,8 @@ from streamer.cli.consume import LatestOutputs
 from streamer.cli.demo import judging
 from streamer.cli.demo.judging import Quality
 from streamer.cli.demo.prepare import Data, worker
-from streamer.cli.demo.processes import Child
-from streamer.cli.demo.replay import Arrival, OutputWatch, Rate, last_offsets, latencies_ms, throughput
+from streamer.cli.demo.processes import Child, read_metric
+from streamer.cli.demo.replay import Arrival, OutputWatch, last_offsets, latencies_ms, throughput
 from streamer.cli.demo.report import Person
 from streamer.cli.demo.steps import DemoFailed, Screen
 from streamer.cli.produce import Pace, Sent, event_record, open_producer, send_all
@@ -34,6 +34,7 @@ LATENCY_EVENTS = 2000
 """The last so many events of the replay, at most a third of them."""
 TWINS = 5
 """Users at full speed for each one of the log: a worker that lags takes 16,000 events at a time, so one log is a batch or two."""
+READY_EVERY_S = 0.02
 PERSON_EVENTS = 10
 """The user shown at the end did at least so much, if anybody did."""
 
@@ -51,7 +52,7 @@ class Streamed:
 class Speed:
     """What the second pass gave."""
 
-    rate: Rate
+    events_per_s: float
     worker_rss_mb: float
 
 
@@ -116,15 +117,23 @@ async def _flat_out(
             records = [event_record(event) for event in events]
             sent = await send_all(producer, settings.topic("events"), records, Pace())
         last = last_offsets([event.user_id for event in events], sent)
-        started_ms = time.time_ns() // 1_000_000
         async with OutputWatch(settings) as watch:
             with worker(settings, log) as process:
                 step.say("the worker starts")
+                ready_ms = await _ready(process, settings)
                 await watch.covered(last, process.check, lambda n: step.say(f"{n:,} outputs") if n else None)
                 rss_mb = process.peak_rss_mb()
-        speed = throughput(watch.outputs.arrivals, len(events), started_ms)
+        speed = throughput(watch.outputs.arrivals, len(events), ready_ms)
         step.say(f"{len(events):,} events, refresh=batch")
     return Speed(speed, rss_mb)
+
+
+async def _ready(process: Child, settings: Settings) -> int:
+    """When the worker began to consume, ms since the epoch."""
+    while not await asyncio.to_thread(read_metric, settings.metrics_port, "headwater_ready"):
+        process.check()
+        await asyncio.sleep(READY_EVERY_S)
+    return time.time_ns() // 1_000_000
 
 
 def twins(event: Interaction) -> list[Interaction]:

@@ -17,8 +17,6 @@ from streamer.transport.log_reader import LogFollower, LogRecord
 
 STALL_S = 60.0
 """The worker may take this long between two outputs before the demo gives up."""
-MEASURABLE_SHARE, MEASURABLE_MS = 0.2, 200
-"""Share of the events, and time between first and last output, below which throughput is no measurement."""
 
 _decoder = msgspec.json.Decoder(Recommendations)
 
@@ -123,31 +121,7 @@ def latencies_ms(users: Sequence[str], sent: Sequence[Sent], arrivals: Sequence[
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Events per second; `at_least`: the log was too short to tell more."""
-
-    events_per_s: float
-    at_least: bool = False
-
-
-def throughput(arrivals: Sequence[Arrival], events: int, started_ms: int) -> Rate:
-    """From the first acknowledged output to the last, by Kafka's timestamps.
-
-    What the first outputs had already covered is not counted, since their time is not measured either: every
-    partition's progress is the highest source offset among its outputs (topics that start at offset 0). When they had
-    covered nearly everything, only a lower bound is left: all events since `started_ms` (epoch), the worker's start.
-    """
-    if not arrivals:
-        return Rate(0.0, at_least=True)
-    first_ms = min(arrival.written_ms for arrival in arrivals)
-    last_ms = max(arrival.written_ms for arrival in arrivals)
-    before: dict[int, int] = {}
-    for arrival in arrivals:
-        if arrival.written_ms == first_ms:
-            source = arrival.output.source
-            before[source.partition] = max(before.get(source.partition, 0), source.offset + 1)
-    counted = events - sum(before.values())
-    if counted < MEASURABLE_SHARE * events or last_ms - first_ms < MEASURABLE_MS:
-        return Rate(events / (max(last_ms - started_ms, 1) / 1000.0), at_least=True)
-    return Rate(counted / ((last_ms - first_ms) / 1000.0))
+def throughput(arrivals: Sequence[Arrival], events: int, ready_ms: int) -> float:
+    """Events per second from when the worker was ready (epoch) until its last output was written; 0 without any."""
+    last_ms = max((arrival.written_ms for arrival in arrivals), default=None)
+    return 0.0 if last_ms is None else events / (max(last_ms - ready_ms, 1) / 1000.0)
