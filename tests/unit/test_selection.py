@@ -41,7 +41,7 @@ def pairs(rng: np.random.Generator, m: int, users: int, n: int) -> I64:
 @given(
     st.integers(0, 2**32),
     st.integers(1, 700),
-    st.integers(1, 40),
+    st.integers(1, 120),
     st.sampled_from(["distinct", "tied", "all equal", "far apart", "mostly out"]),
     st.integers(0, 300),
 )

@@ -24,7 +24,7 @@ from streamer.core.signals import (
 from streamer.core.signals.blend import Blend, units
 from streamer.core.signals.blend_kernels import judged, listed
 from streamer.core.signals.context_kernels import products
-from streamer.core.signals.feature_kernels import _logarithms
+from streamer.core.signals.feature_kernels import NOTHING, _exponentials, _logarithms
 from streamer.core.signals.features import CONTEXT, FEATURES, SIGNAL_OF, features
 from streamer.core.signals.half_kernels import narrow, widen
 
@@ -201,6 +201,15 @@ def test_a_pool_holds_who_is_liked_most_and_what_was_said_of_it(seed: int) -> No
         for item, source in zip(best.tolist(), because.tolist(), strict=True):
             support = {each: value.sum() for each, value in said.get(item, {}).items() if value.sum() > 0}
             assert (source == -1) if not support else support[source] == pytest.approx(max(support.values()))
+
+
+def test_exponentials_are_those_of_numpy_and_nothing_is_nothing() -> None:
+    values = -np.append(np.linspace(0, 40, 20_001), [0.0, 1e9, np.inf]).astype(np.float32)
+    exact, found = np.exp(values.astype(np.float64)), values.copy()
+    _exponentials(found, np.empty(len(found), np.int32))
+    there = exact > 1.001 * NOTHING
+    np.testing.assert_allclose(found[there], exact[there], rtol=5e-6)
+    assert not found[exact < 0.999 * NOTHING].any()
 
 
 def test_features_are_what_their_names_say() -> None:

@@ -50,6 +50,7 @@ def products(query: F32, at: Rows, item: Rows, row: Rows, vectors: F32, bias: F3
 
 @compiled_sum
 def _product(one: F32, other: F32) -> Any:
+    """As in ranking_kernels: a kernel calls none of another file (core.compiled)."""
     total = np.float32(0)
     for d in range(len(one)):
         total += one[d] * other[d]

@@ -65,7 +65,7 @@ def _share(value: Any) -> Any:
 
 @compiled
 def _exponentials(values: F32, power: Ints) -> None:
-    """values (n,) of at most 0 → e to their power, in place, to 2e-6 of it, 0 below NOTHING; power (≥ n,) is used.
+    """values (n,) of at most 0 → e to their power, in place, to 5e-6 of it, 0 below NOTHING; power (≥ n,) is used.
 
     e^x = 2^n e^r with r in [-ln 2 / 2, ln 2 / 2], and e^r as its series up to r^5.
     """
